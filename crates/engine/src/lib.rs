@@ -1,0 +1,28 @@
+//! The engine of MLXEngine: what turns a loaded model into text.
+//!
+//! - [`message`]: the turns of a conversation, as the OpenAI chat API writes them.
+//! - [`text`]: tokenizer, streaming detokenizers, stop strings and chat templates.
+//! - [`sample`]: generation parameters, penalties, filters and the random draw.
+//! - [`model`]: weights, tokenizer and template of a checkpoint, together.
+//! - [`generate`]: the loop from a prompt to an answer; [`sequence`]: what has been read, reused.
+//! - [`error`]: the one error type, with a kind, a sentence and a remedy.
+//!
+//! Nothing here reads the environment, the network or standard input, and nothing prints.
+
+pub mod error;
+pub mod generate;
+pub mod message;
+pub mod model;
+pub mod sample;
+pub mod sequence;
+pub mod text;
+
+pub use error::{EngineError, ErrorKind, Result};
+pub use generate::{CancelToken, FinishReason, GenerateOptions, Generation, Stats, Step};
+pub use message::{Content, ContentPart, Function, ImageUrl, Message, Role, ToolCall};
+pub use model::LoadedModel;
+pub use sample::{GenerateParams, LogitsProcessor, Sampled, Sampler};
+pub use sequence::Sequence;
+pub use text::{
+    ChatTemplate, ChatTemplates, Detokenizer, EndToken, RenderOptions, StopScanner, Tokenizer, TokenizerFiles,
+};

@@ -1,0 +1,191 @@
+//! A loaded model: weights, tokenizer, chat template, and which tokens end an answer. Immutable; sessions share it.
+
+use mlxengine_models::spec::Mixer;
+use mlxengine_models::{CacheOptions, Checkpoint, LanguageModel, decoder};
+use serde_json::Value;
+
+use crate::error::{EngineError, ErrorKind, Result};
+use crate::message::Message;
+use crate::text::{ChatTemplate, ChatTemplates, EndToken, RenderOptions, TemplateFiles, Tokenizer, TokenizerFiles};
+
+/// A model and everything that turns text into its tokens and back.
+pub struct LoadedModel {
+    /// The network.
+    pub network: Box<dyn LanguageModel>,
+    /// Text to tokens and back.
+    pub tokenizer: Tokenizer,
+    /// The chat templates that the checkpoint brings.
+    pub templates: ChatTemplates,
+    /// The tokens that end an answer.
+    pub end_tokens: Vec<EndToken>,
+    /// `generation_config.json`: what the model's makers advise.
+    pub generation_config: Option<Value>,
+}
+
+impl std::fmt::Debug for LoadedModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoadedModel").field("tokenizer", &self.tokenizer).field("end_tokens", &self.end_tokens).finish()
+    }
+}
+
+impl From<mlxengine_models::Error> for EngineError {
+    fn from(e: mlxengine_models::Error) -> Self {
+        use mlxengine_models::ErrorKind as K;
+        let kind = match e.kind() {
+            K::NotFound => ErrorKind::NotFound,
+            K::UnsupportedModel => ErrorKind::UnsupportedModel,
+            K::UnsupportedQuantization => ErrorKind::UnsupportedQuantization,
+            K::InvalidOption => ErrorKind::InvalidParameter,
+            _ => ErrorKind::InvalidCheckpoint,
+        };
+        EngineError::new(kind, e.to_string())
+    }
+}
+
+impl LoadedModel {
+    /// Loads the model of a checkpoint; `progress` hears of each layer as `(done, all)`.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged, or the architecture or quantization is not supported.
+    pub fn load(checkpoint: &Checkpoint, progress: impl FnMut(usize, usize)) -> Result<Self> {
+        let texts = TextFiles::read(checkpoint)?;
+        let tokenizer = texts.tokenizer(checkpoint)?;
+        let templates = texts.templates();
+        let generation_config = checkpoint.source.json("generation_config.json")?;
+        let config = Value::Object(checkpoint.config.values().clone());
+        let template = templates.select(None, false).ok();
+        let end_tokens = tokenizer.end_tokens(generation_config.as_ref(), Some(&config), template);
+        let network = decoder::load(checkpoint, progress)?;
+        Ok(Self { network, tokenizer, templates, end_tokens, generation_config })
+    }
+
+    /// A conversation as the text that the model was trained on.
+    ///
+    /// # Errors
+    /// If there is no template, or it refuses the conversation.
+    pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
+        for message in messages {
+            message.require_text_only()?;
+        }
+        let source = self.templates.select(None, options.tools.is_some())?;
+        ChatTemplate::new(source, self.tokenizer.special_tokens())?.render(messages, options)
+    }
+
+    /// A conversation as tokens.
+    ///
+    /// # Errors
+    /// Those of [`LoadedModel::render`] and of the tokenizer.
+    pub fn encode_chat(&self, messages: &[Message], options: &RenderOptions) -> Result<Vec<u32>> {
+        self.tokenizer.encode(&self.render(messages, options)?, false)
+    }
+
+    /// Whether a token ends an answer.
+    pub fn ends_answer(&self, token: u32) -> bool {
+        self.end_tokens.iter().any(|end| end.id == token)
+    }
+
+    /// Longest sequence that the model was made for.
+    pub fn context(&self) -> Option<usize> {
+        self.network.spec().context
+    }
+
+    /// Bytes that a sequence's caches need for each position, and the positions after which a layer's cache stops growing
+    /// with a part of those bytes: `(bytes, most positions)` a layer.
+    fn cache_layers(&self, options: &CacheOptions) -> impl Iterator<Item = (usize, Option<usize>)> {
+        let bits = options.quantize.map_or(32.0, |q| q.bits as f64 + 64.0 / q.group as f64);
+        self.network.spec().layers.iter().map(move |layer| {
+            let Mixer::Attention(a) = &layer.mixer;
+            ((2.0 * (a.kv_heads * a.head_dim) as f64 * bits / 8.0) as usize, a.window)
+        })
+    }
+
+    /// Bytes that the caches of one sequence of `length` positions need.
+    pub fn cache_bytes(&self, length: usize, options: &CacheOptions) -> usize {
+        let most = options.max_tokens.unwrap_or(usize::MAX);
+        self.cache_layers(options)
+            .map(|(bytes, window)| bytes * length.min(most).min(window.unwrap_or(usize::MAX)))
+            .sum()
+    }
+
+    /// Bytes of activations that a pass over `tokens` positions needs at its peak.
+    pub fn activation_bytes(&self, tokens: usize) -> usize {
+        use mlxengine_models::spec::Mlp;
+        let spec = self.network.spec();
+        let widest = spec.layers.iter().map(|layer| {
+            let Mixer::Attention(a) = &layer.mixer;
+            let mixer = 2 * (a.heads + a.kv_heads) * a.head_dim;
+            let mlp = match &layer.mlp {
+                Mlp::Gated(g) => 2 * g.hidden,
+                Mlp::Experts(e) => 2 * e.active * e.hidden + e.active * spec.dim,
+            };
+            mixer.max(mlp)
+        });
+        4 * (tokens * (3 * spec.dim + widest.max().unwrap_or(0)) + 2 * spec.vocab)
+    }
+}
+
+/// The files that say how text becomes tokens.
+struct TextFiles {
+    names: Vec<String>,
+    tokenizer: Option<Vec<u8>>,
+    tokenizer_config: Option<Value>,
+    special_tokens_map: Option<Value>,
+    template: Option<String>,
+    template_json: Option<Value>,
+    additional: Vec<(String, String)>,
+}
+
+impl TextFiles {
+    fn read(checkpoint: &Checkpoint) -> Result<Self> {
+        let source = &checkpoint.source;
+        let text = |file: &str| -> Result<Option<String>> {
+            let Some(bytes) = source.read(file)? else { return Ok(None) };
+            let text = String::from_utf8(bytes);
+            text.map(Some).map_err(|_| {
+                EngineError::new(ErrorKind::InvalidCheckpoint, format!("{file} in {} is not UTF-8", source.name()))
+            })
+        };
+        let names = source.files()?;
+        let mut additional = Vec::new();
+        if names.iter().any(|n| n == "additional_chat_templates")
+            && let mlxengine_models::Source::Directory(directory) = source
+        {
+            let folder = mlxengine_models::Source::Directory(directory.join("additional_chat_templates"));
+            for file in folder.files()? {
+                let Some(name) = file.strip_suffix(".jinja") else { continue };
+                if let Some(text) = text(&format!("additional_chat_templates/{file}"))? {
+                    additional.push((name.to_owned(), text));
+                }
+            }
+        }
+        Ok(Self {
+            tokenizer: source.read("tokenizer.json")?,
+            tokenizer_config: source.json("tokenizer_config.json")?,
+            special_tokens_map: source.json("special_tokens_map.json")?,
+            template: text("chat_template.jinja")?,
+            template_json: source.json("chat_template.json")?,
+            names,
+            additional,
+        })
+    }
+
+    fn tokenizer(&self, checkpoint: &Checkpoint) -> Result<Tokenizer> {
+        let files = TokenizerFiles {
+            tokenizer_json: self.tokenizer.as_deref(),
+            tokenizer_config: self.tokenizer_config.as_ref(),
+            special_tokens_map: self.special_tokens_map.as_ref(),
+            model_type: Some(checkpoint.config.model_type()),
+            file_names: &self.names,
+        };
+        Tokenizer::from_files(&files).map_err(|e| e.in_context(checkpoint.source.name()))
+    }
+
+    fn templates(&self) -> ChatTemplates {
+        ChatTemplates::from_files(&TemplateFiles {
+            chat_template_jinja: self.template.as_deref(),
+            additional: &self.additional,
+            chat_template_json: self.template_json.as_ref(),
+            tokenizer_config: self.tokenizer_config.as_ref(),
+        })
+    }
+}

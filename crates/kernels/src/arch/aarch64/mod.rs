@@ -1,0 +1,5 @@
+//! 64-bit Arm: NEON.
+
+pub mod neon;
+
+pub use neon::Neon;

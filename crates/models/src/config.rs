@@ -1,0 +1,370 @@
+//! `config.json`, and what nearly every family's configuration shares.
+
+use mlxengine_tensor::Unary;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::spec::{Attention, Decoder, Gated, Head, Layer, Mlp, Norm, Projection, Rope, RopeScaling};
+use crate::{Error, Result};
+
+/// A parsed `config.json`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    values: Map<String, Value>,
+}
+
+impl Config {
+    /// Reads the bytes of a `config.json`.
+    ///
+    /// # Errors
+    /// If it is not a JSON object or names no `model_type`.
+    pub fn parse(bytes: &[u8]) -> Result<Config> {
+        let value: Value =
+            serde_json::from_slice(bytes).map_err(|e| Error::invalid(format!("config.json is not valid JSON: {e}")))?;
+        let Value::Object(mut values) = value else {
+            return Err(Error::invalid("config.json is not a JSON object"));
+        };
+        values.values_mut().for_each(untag_floats);
+        let config = Config { values };
+        config
+            .get("model_type")
+            .and_then(Value::as_str)
+            .ok_or_else(|| Error::invalid("config.json has no `model_type`"))?;
+        Ok(config)
+    }
+
+    /// The architecture's name.
+    pub fn model_type(&self) -> &str {
+        self.get("model_type").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// A value by key; `null` counts as absent.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.values.get(key).filter(|v| !v.is_null())
+    }
+
+    /// All values.
+    pub fn values(&self) -> &Map<String, Value> {
+        &self.values
+    }
+
+    /// The configuration as a family's own struct.
+    ///
+    /// # Errors
+    /// With the key that is missing or of the wrong type.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T> {
+        let present = self.values.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone()));
+        let value = Value::Object(present.collect());
+        serde_json::from_value(value)
+            .map_err(|e| Error::invalid(format!("config.json of a {}: {e}", self.model_type())))
+    }
+
+    /// What nearly every family shares, checked.
+    ///
+    /// # Errors
+    /// Those of [`Config::read`], and sizes that no model can have.
+    pub fn common(&self) -> Result<Common> {
+        let common: Common = self.read()?;
+        common.check()?;
+        Ok(common)
+    }
+}
+
+/// transformers writes non-finite floats as `{"__float__": "Infinity"}`; JSON has no such number, and the largest double
+/// becomes infinite as `f32`.
+fn untag_floats(value: &mut Value) {
+    match value {
+        Value::Object(map) => match map.get("__float__").and_then(Value::as_str) {
+            Some("Infinity") => *value = f64::MAX.into(),
+            Some("-Infinity") => *value = f64::MIN.into(),
+            Some(_) => *value = Value::Null,
+            None => map.values_mut().for_each(untag_floats),
+        },
+        Value::Array(items) => items.iter_mut().for_each(untag_floats),
+        _ => {}
+    }
+}
+
+/// The keys that nearly every decoder's configuration has.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs, reason = "the names are those of config.json")]
+pub struct Common {
+    pub hidden_size: usize,
+    pub num_hidden_layers: usize,
+    pub intermediate_size: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: Option<usize>,
+    pub head_dim: Option<usize>,
+    pub rms_norm_eps: f32,
+    pub vocab_size: usize,
+    pub max_position_embeddings: Option<usize>,
+    pub rope_theta: Option<f32>,
+    pub rope_scaling: Option<Value>,
+    pub rope_parameters: Option<Value>,
+    #[serde(default)]
+    pub rope_traditional: bool,
+    pub partial_rotary_factor: Option<f32>,
+    pub original_max_position_embeddings: Option<usize>,
+    pub tie_word_embeddings: Option<bool>,
+    #[serde(default)]
+    pub attention_bias: bool,
+    #[serde(default)]
+    pub mlp_bias: bool,
+    pub hidden_act: Option<String>,
+    pub hidden_activation: Option<String>,
+    pub query_pre_attn_scalar: Option<f32>,
+    pub sliding_window: Option<usize>,
+    pub layer_types: Option<Vec<String>>,
+}
+
+/// Beyond these no checkpoint goes; a damaged or hostile configuration does.
+const MOST_LAYERS: usize = 4096;
+const LARGEST_SIZE: usize = 1 << 24;
+
+impl Common {
+    fn check(&self) -> Result<()> {
+        let sizes = [
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.kv_heads()),
+            ("vocab_size", self.vocab_size),
+            ("head_dim", self.head_dim.unwrap_or(1)),
+        ];
+        for (key, size) in sizes {
+            if size == 0 || size > LARGEST_SIZE {
+                return Err(Error::invalid(format!("config.json: {key} is {size}, which no model has")));
+            }
+        }
+        if self.num_hidden_layers == 0 || self.num_hidden_layers > MOST_LAYERS {
+            return Err(Error::invalid(format!(
+                "config.json: num_hidden_layers is {}, which no model has",
+                self.num_hidden_layers
+            )));
+        }
+        if !self.num_attention_heads.is_multiple_of(self.kv_heads()) {
+            return Err(Error::invalid(format!(
+                "config.json: {} attention heads cannot be shared by {} key and value heads",
+                self.num_attention_heads,
+                self.kv_heads()
+            )));
+        }
+        if self.head_dim().is_multiple_of(2) && self.head_dim() > 0 {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("config.json: a head of size {} cannot be rotated", self.head_dim())))
+    }
+
+    /// Key and value heads.
+    pub fn kv_heads(&self) -> usize {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    /// Size of a head.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
+    }
+
+    /// The norm with the weight as stored.
+    pub fn norm(&self) -> Norm {
+        Norm { eps: self.rms_norm_eps, offset: 0.0 }
+    }
+
+    /// The activation that `hidden_act` names, SiLU if it names none.
+    ///
+    /// # Errors
+    /// For an activation that is not known.
+    pub fn act(&self) -> Result<Unary> {
+        activation("hidden_act", self.hidden_act.as_deref().unwrap_or("silu"))
+    }
+
+    /// The rotation that the configuration describes, of whole heads unless `partial_rotary_factor` says less.
+    ///
+    /// # Errors
+    /// For a scaling that is not known, or lacks a key.
+    pub fn rope(&self, default_base: f32) -> Result<Rope> {
+        let parameters = self.rope_parameters.as_ref();
+        let base = parameters.and_then(|p| p.get("rope_theta")).and_then(Value::as_f64).map(|b| b as f32);
+        let dims = (self.head_dim() as f32 * self.partial_rotary_factor.unwrap_or(1.0)) as usize;
+        if dims == 0 || dims > self.head_dim() || !dims.is_multiple_of(2) {
+            return Err(Error::invalid(format!(
+                "config.json: {dims} of a head's {} numbers cannot be rotated",
+                self.head_dim()
+            )));
+        }
+        let scaling = match self.rope_scaling.as_ref().or(parameters) {
+            Some(scaling) => RopeScaling::read(scaling, self, dims, self.rope_theta.or(base).unwrap_or(default_base))?,
+            None => RopeScaling::None,
+        };
+        Ok(Rope {
+            dims,
+            base: self.rope_theta.or(base).unwrap_or(default_base),
+            traditional: self.rope_traditional,
+            scaling,
+        })
+    }
+
+    /// Plain attention: grouped queries, separate projections, full context.
+    ///
+    /// # Errors
+    /// Those of [`Common::rope`].
+    pub fn attention(&self) -> Result<Attention> {
+        Ok(Attention {
+            heads: self.num_attention_heads,
+            kv_heads: self.kv_heads(),
+            head_dim: self.head_dim(),
+            projection: Projection::Separate,
+            qkv_bias: self.attention_bias,
+            out_bias: self.attention_bias,
+            qk_norm: None,
+            rope: Some(self.rope(10_000.0)?),
+            scale: (self.head_dim() as f32).powf(-0.5),
+            softcap: None,
+            window: None,
+        })
+    }
+
+    /// A plain gated unit.
+    ///
+    /// # Errors
+    /// Those of [`Common::act`].
+    pub fn mlp(&self) -> Result<Mlp> {
+        Ok(Mlp::Gated(self.gated()?))
+    }
+
+    /// A plain gated unit, to be varied.
+    ///
+    /// # Errors
+    /// Those of [`Common::act`].
+    pub fn gated(&self) -> Result<Gated> {
+        Ok(Gated {
+            hidden: self.intermediate_size,
+            act: self.act()?,
+            projection: Projection::Separate,
+            bias: self.mlp_bias,
+        })
+    }
+
+    /// The window of layer `index` where `layer_types` makes it a sliding one.
+    ///
+    /// # Errors
+    /// For a layer type that is not known, or a sliding one without `sliding_window`.
+    pub fn window(&self, index: usize) -> Result<Option<usize>> {
+        let Some(types) = &self.layer_types else { return Ok(None) };
+        match types.get(index).map(String::as_str) {
+            Some("full_attention") => Ok(None),
+            Some("sliding_attention") => match self.sliding_window {
+                Some(window) if window > 0 => Ok(Some(window)),
+                _ => Err(Error::invalid(format!("config.json: layer {index} slides but there is no `sliding_window`"))),
+            },
+            Some(other) => {
+                Err(Error::unsupported(format!("config.json: layer_types names `{other}`, which is not supported")))
+            }
+            None => Err(Error::invalid(format!(
+                "config.json: layer_types has {} entries for {} layers",
+                types.len(),
+                self.num_hidden_layers
+            ))),
+        }
+    }
+
+    /// A decoder of the given layers, with the usual ends.
+    ///
+    /// # Errors
+    /// The first that `layer` returns.
+    pub fn decoder(&self, tied: bool, layer: impl FnMut(usize) -> Result<Layer>) -> Result<Decoder> {
+        Ok(Decoder {
+            vocab: self.vocab_size,
+            dim: self.hidden_size,
+            embed_scale: None,
+            layers: (0..self.num_hidden_layers).map(layer).collect::<Result<_>>()?,
+            norm: self.norm(),
+            head: if self.tie_word_embeddings.unwrap_or(tied) { Head::Tied } else { Head::Own },
+            logit_softcap: None,
+            context: self.max_position_embeddings,
+            renames: &[],
+        })
+    }
+}
+
+/// The function that an activation's name in a configuration means.
+fn activation(key: &str, name: &str) -> Result<Unary> {
+    Ok(match name {
+        "silu" | "swish" => Unary::Silu,
+        "gelu" => Unary::Gelu,
+        "gelu_pytorch_tanh" | "gelu_new" | "gelu_fast" | "gelu_tanh" => Unary::GeluTanh,
+        "relu" => Unary::Relu,
+        "relu2" => Unary::Relu2,
+        other => {
+            return Err(Error::unsupported(format!(
+                "config.json: {key} is `{other}`, an activation that is not supported"
+            )));
+        }
+    })
+}
+
+impl RopeScaling {
+    /// Reads `rope_scaling` (or `rope_parameters`).
+    fn read(value: &Value, common: &Common, dims: usize, base: f32) -> Result<RopeScaling> {
+        let name = value.get("rope_type").or_else(|| value.get("type")).and_then(Value::as_str).unwrap_or("default");
+        let name = value.get("type").and_then(Value::as_str).unwrap_or(name);
+        let number = |key: &str| value.get(key).and_then(Value::as_f64).map(|x| x as f32);
+        let need = |key: &str| {
+            number(key)
+                .filter(|x| *x > 0.0)
+                .ok_or_else(|| Error::invalid(format!("config.json: rope scaling `{name}` needs a positive `{key}`")))
+        };
+        let context = common.max_position_embeddings;
+        Ok(match name {
+            "default" | "mrope" => RopeScaling::None,
+            "linear" => RopeScaling::Linear { factor: need("factor")? },
+            "dynamic" => RopeScaling::Dynamic {
+                factor: need("factor")?,
+                context: context.filter(|c| *c > 0 && dims > 2).ok_or_else(|| {
+                    Error::invalid("config.json: dynamic rope scaling needs `max_position_embeddings`")
+                })?,
+            },
+            "llama3" => RopeScaling::Llama3 {
+                factor: need("factor")?,
+                low_freq_factor: number("low_freq_factor").unwrap_or(1.0),
+                high_freq_factor: number("high_freq_factor").unwrap_or(4.0),
+                context: number("original_max_position_embeddings").unwrap_or(8192.0),
+            },
+            "yarn" | "deepseek_yarn" | "telechat3-yarn" => {
+                let factor = need("factor")?;
+                let stretch = |mscale: f32| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
+                if base <= 1.0 {
+                    return Err(Error::invalid(format!("config.json: yarn cannot stretch a rope_theta of {base}")));
+                }
+                RopeScaling::Yarn {
+                    factor,
+                    context: number("original_max_position_embeddings").unwrap_or(4096.0),
+                    beta_fast: number("beta_fast").unwrap_or(32.0),
+                    beta_slow: number("beta_slow").unwrap_or(1.0),
+                    mscale: stretch(number("mscale").unwrap_or(1.0)) / stretch(number("mscale_all_dim").unwrap_or(0.0)),
+                }
+            }
+            "longrope" | "su" => Self::longrope(value, common, dims)?,
+            other => return Err(Error::unsupported(format!("config.json: rope scaling `{other}` is not supported"))),
+        })
+    }
+
+    /// MLX always divides by `long_factor`, whatever the length; so does this.
+    fn longrope(value: &Value, common: &Common, dims: usize) -> Result<RopeScaling> {
+        let factors: Option<Vec<f32>> = match value.get("long_factor") {
+            Some(Value::Array(list)) => list.iter().map(|x| x.as_f64().map(|x| x as f32)).collect(),
+            Some(Value::Number(one)) => one.as_f64().map(|x| vec![x as f32; dims / 2]),
+            _ => None,
+        };
+        let factors = factors.filter(|f| f.len() == dims / 2).ok_or_else(|| {
+            Error::invalid(format!("config.json: rope scaling `long_factor` is not a list of {} numbers", dims / 2))
+        })?;
+        let original = value.get("original_max_position_embeddings").and_then(Value::as_f64);
+        let original = original.or(common.original_max_position_embeddings.map(|x| x as f64)).unwrap_or(4096.0);
+        let stretch = common.max_position_embeddings.unwrap_or(131_072) as f64 / original;
+        let mscale = if stretch <= 1.0 { 1.0 } else { (1.0 + stretch.ln() / original.ln()).sqrt() };
+        let mscale = value.get("long_mscale").and_then(Value::as_f64).unwrap_or(mscale);
+        Ok(RopeScaling::PerFrequency { factors, mscale: mscale as f32 })
+    }
+}

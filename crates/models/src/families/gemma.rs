@@ -1,0 +1,21 @@
+//! Gemma: embeddings scaled by the root of their size, norms stored as the distance from 1, and, as in the reference, the
+//! exact GELU whatever `hidden_act` says.
+
+use mlxengine_tensor::Unary;
+
+use crate::spec::{Decoder, Gated, Layer, Mixer, Mlp, Norm, Residual};
+use crate::{Config, Result};
+
+pub(super) fn decoder(config: &Config) -> Result<Decoder> {
+    let c = config.common()?;
+    let norm = Norm { offset: 1.0, ..c.norm() };
+    let decoder = c.decoder(true, |_| {
+        Ok(Layer {
+            mixer: Mixer::Attention(c.attention()?),
+            mlp: Mlp::Gated(Gated { act: Unary::Gelu, ..c.gated()? }),
+            residual: Residual::PreNorm,
+            norm,
+        })
+    })?;
+    Ok(Decoder { norm, embed_scale: Some((c.hidden_size as f32).sqrt()), ..decoder })
+}

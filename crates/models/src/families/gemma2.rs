@@ -1,0 +1,36 @@
+//! Gemma 2: caps on scores and logits, a norm on both sides of each half. Its sliding window is inert, as in the reference.
+
+use mlxengine_tensor::Unary;
+use serde::Deserialize;
+
+use crate::spec::{Attention, Decoder, Gated, Layer, Mixer, Mlp, Norm, Residual};
+use crate::{Config, Result};
+
+#[derive(Deserialize)]
+struct Caps {
+    attn_logit_softcapping: Option<f32>,
+    final_logit_softcapping: Option<f32>,
+}
+
+pub(super) fn decoder(config: &Config) -> Result<Decoder> {
+    let (c, caps): (_, Caps) = (config.common()?, config.read()?);
+    let norm = Norm { offset: 1.0, ..c.norm() };
+    let decoder = c.decoder(true, |_| {
+        Ok(Layer {
+            mixer: Mixer::Attention(Attention {
+                scale: c.query_pre_attn_scalar.unwrap_or(144.0).powf(-0.5),
+                softcap: Some(caps.attn_logit_softcapping.unwrap_or(50.0)),
+                ..c.attention()?
+            }),
+            mlp: Mlp::Gated(Gated { act: Unary::GeluTanh, ..c.gated()? }),
+            residual: Residual::Sandwich,
+            norm,
+        })
+    })?;
+    Ok(Decoder {
+        norm,
+        embed_scale: Some((c.hidden_size as f32).sqrt()),
+        logit_softcap: Some(caps.final_logit_softcapping.unwrap_or(30.0)),
+        ..decoder
+    })
+}

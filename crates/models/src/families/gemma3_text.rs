@@ -1,0 +1,42 @@
+//! Gemma 3, text: most layers see a window and turn faster than the few that see everything.
+
+use mlxengine_tensor::Unary;
+use serde::Deserialize;
+
+use crate::spec::{Attention, Decoder, Gated, Head, Layer, Mixer, Mlp, Norm, Residual, Rope, RopeScaling};
+use crate::{Config, Result};
+
+#[derive(Deserialize)]
+struct Windows {
+    rope_local_base_freq: Option<f32>,
+    sliding_window: Option<usize>,
+    sliding_window_pattern: Option<usize>,
+}
+
+pub(super) fn decoder(config: &Config) -> Result<Decoder> {
+    let (c, windows): (_, Windows) = (config.common()?, config.read()?);
+    let norm = Norm { offset: 1.0, ..c.norm() };
+    let global = c.rope(1_000_000.0)?;
+    let local =
+        Rope { base: windows.rope_local_base_freq.unwrap_or(10_000.0), scaling: RopeScaling::None, ..global.clone() };
+    let pattern = windows.sliding_window_pattern.unwrap_or(6).max(1);
+    let window = windows.sliding_window.unwrap_or(512).max(1);
+    let decoder = c.decoder(true, |index| {
+        let slides = (index + 1) % pattern != 0;
+        Ok(Layer {
+            mixer: Mixer::Attention(Attention {
+                qk_norm: Some(norm),
+                rope: Some(if slides { local.clone() } else { global.clone() }),
+                scale: c.query_pre_attn_scalar.unwrap_or(256.0).powf(-0.5),
+                window: slides.then_some(window),
+                ..c.attention()?
+            }),
+            mlp: Mlp::Gated(Gated { act: Unary::GeluTanh, ..c.gated()? }),
+            residual: Residual::Sandwich,
+            norm,
+        })
+    })?;
+    // The reference rounds this factor to bfloat16.
+    let scale = mlxengine_tensor::round_bf16((c.hidden_size as f32).sqrt());
+    Ok(Decoder { norm, embed_scale: Some(scale), head: Head::OwnIfPresent, ..decoder })
+}

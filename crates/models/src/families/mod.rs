@@ -1,0 +1,140 @@
+//! The families: one small file each, which reads `config.json` into a [`Decoder`] value.
+
+use crate::spec::Decoder;
+use crate::{Config, Error, Result};
+
+mod gemma;
+mod gemma2;
+mod gemma3_text;
+mod llama;
+mod mixtral;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod qwen3_moe;
+mod smollm3;
+
+/// A family of models.
+pub struct Family {
+    /// Its name.
+    pub name: &'static str,
+    /// The `model_type`s that it reads.
+    pub model_types: &'static [&'static str],
+    decoder: fn(&Config) -> Result<Decoder>,
+}
+
+/// Every family that is known.
+pub const FAMILIES: &[Family] = &[
+    Family { name: "gemma", model_types: &["gemma"], decoder: gemma::decoder },
+    Family { name: "gemma2", model_types: &["gemma2"], decoder: gemma2::decoder },
+    Family { name: "gemma3_text", model_types: &["gemma3_text"], decoder: gemma3_text::decoder },
+    Family { name: "llama", model_types: &["llama", "mistral", "iquestcoder"], decoder: llama::decoder },
+    Family { name: "mixtral", model_types: &["mixtral"], decoder: mixtral::decoder },
+    Family { name: "phi3", model_types: &["phi3"], decoder: phi3::decoder },
+    Family { name: "qwen2", model_types: &["qwen2"], decoder: qwen2::decoder },
+    Family { name: "qwen3", model_types: &["qwen3"], decoder: qwen3::decoder },
+    Family { name: "qwen3_moe", model_types: &["qwen3_moe"], decoder: qwen3_moe::decoder },
+    Family { name: "smollm3", model_types: &["smollm3"], decoder: smollm3::decoder },
+];
+
+/// The family that reads a `model_type`.
+pub fn find(model_type: &str) -> Option<&'static Family> {
+    FAMILIES.iter().find(|f| f.model_types.contains(&model_type))
+}
+
+/// The decoder that a configuration describes.
+///
+/// # Errors
+/// If its family is not known, or a key is missing, out of range or asks for something that is not supported.
+pub fn decoder(config: &Config) -> Result<Decoder> {
+    match find(config.model_type()) {
+        Some(family) => (family.decoder)(config),
+        None => Err(unknown(config)),
+    }
+}
+
+/// Keys that change nothing in any decoder here, so that they are no hint of what an unknown family needs.
+const INERT: &[&str] = &[
+    "architectures",
+    "attention_dropout",
+    "auto_map",
+    "bos_token_id",
+    "dtype",
+    "eos_token_id",
+    "hidden_dropout",
+    "initializer_range",
+    "model_type",
+    "pad_token_id",
+    "pretraining_tp",
+    "quantization",
+    "quantization_config",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+    "_name_or_path",
+];
+
+/// Keys that the families here read.
+const READ: &[&str] = &[
+    "attention_bias",
+    "head_dim",
+    "hidden_act",
+    "hidden_activation",
+    "hidden_size",
+    "intermediate_size",
+    "layer_types",
+    "max_position_embeddings",
+    "max_window_layers",
+    "mlp_bias",
+    "num_attention_heads",
+    "num_experts_per_tok",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "num_local_experts",
+    "rms_norm_eps",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "sliding_window",
+    "tie_word_embeddings",
+    "use_sliding_window",
+    "vocab_size",
+];
+
+fn unknown(config: &Config) -> Error {
+    let name = config.model_type();
+    let types = FAMILIES.iter().flat_map(|f| f.model_types);
+    let nearest = types.min_by_key(|t| edits(name, t)).copied().unwrap_or_default();
+    let mut odd: Vec<String> = config
+        .values()
+        .iter()
+        .filter(|(key, value)| !value.is_null() && !INERT.contains(&key.as_str()) && !READ.contains(&key.as_str()))
+        .map(|(key, _)| format!("`{key}`"))
+        .collect();
+    let rest = odd.len().saturating_sub(6);
+    odd.truncate(6);
+    let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+    let missing = if odd.is_empty() {
+        String::new()
+    } else {
+        format!("; beyond it, this configuration asks for {}{more}", odd.join(", "))
+    };
+    Error::unsupported(format!(
+        "model type `{name}` is not supported; the nearest that is supported is `{nearest}`{missing}"
+    ))
+}
+
+/// Levenshtein's distance.
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let replace = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replace.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,27 @@
+//! Every architecture that MLXEngine runs: how a configuration becomes a model and a checkpoint its weights.
+//!
+//! A layer is a value. [`families`] holds one small file per family that reads that family's `config.json` into a
+//! [`spec::Decoder`]; [`decoder`] alone turns such a value and a [`Checkpoint`] into a running model. Models hold no mutable
+//! state: what a sequence has seen lives in its [`State`].
+
+pub mod checkpoint;
+pub mod config;
+pub mod decoder;
+mod error;
+pub mod families;
+mod linear;
+mod mixer;
+mod mlp;
+mod rope;
+pub mod spec;
+pub mod state;
+pub mod weights;
+
+pub use checkpoint::{Checkpoint, Source};
+pub use config::Config;
+pub use decoder::{LanguageModel, Span};
+pub use error::{Error, ErrorKind};
+pub use state::{CacheOptions, KvQuantization, State};
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,34 @@
+//! The affine map whose weight is whatever the checkpoint chose.
+
+use mlxengine_tensor::{Tensor, Weight};
+
+/// `x · Wᵀ + b`. Quantization lives here and not in models; adapters will.
+#[derive(Debug)]
+pub struct Linear {
+    pub(crate) weight: Weight,
+    pub(crate) bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// `x [.., inputs] -> [.., outputs]`.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let y = x.linear(&self.weight);
+        match &self.bias {
+            Some(bias) => y.add(bias),
+            None => y,
+        }
+    }
+}
+
+/// A stack of linear maps, one an expert.
+#[derive(Debug)]
+pub struct ExpertLinear {
+    pub(crate) weight: Weight,
+}
+
+impl ExpertLinear {
+    /// Each slot's row by its expert: `x [T, K]` or `[T, S, K]`, `ids [T, S]`, `-> [T, S, N]`.
+    pub fn forward(&self, x: &Tensor, ids: &Tensor) -> Tensor {
+        x.gather_linear(ids, &self.weight, None)
+    }
+}

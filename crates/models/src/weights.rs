@@ -1,0 +1,409 @@
+//! Reading a checkpoint strictly: every tensor is used, or ignored for a reason; every one needed is found, in its shape.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
+
+use mlxengine_tensor::{Dtype, QuantFormat, QuantMode, QuantizedTensor, Shape, Spec, Tensor, Weight};
+use serde_json::Value;
+
+use crate::linear::{ExpertLinear, Linear};
+use crate::{Checkpoint, Error, ErrorKind, Result};
+
+/// One array that a model took from its checkpoint.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// Its module, as in `model.layers.0.mlp.down_proj`.
+    pub module: String,
+    /// Shape of the weights that it stands for.
+    pub shape: Shape,
+    /// How it is stored.
+    pub storage: Storage,
+    /// Bytes in the file.
+    pub bytes: usize,
+}
+
+/// How weights are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// Plain numbers.
+    Dense(Dtype),
+    /// Codes and scales.
+    Quantized(QuantFormat),
+}
+
+/// What a model took from its checkpoint and what it left.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    /// Everything that was used.
+    pub taken: Vec<Taken>,
+    /// Tensors that were left, each with the reason.
+    pub ignored: Vec<(String, &'static str)>,
+}
+
+impl Record {
+    /// Number of weights.
+    pub fn parameters(&self) -> usize {
+        self.taken.iter().map(|t| t.shape.elements()).sum()
+    }
+
+    /// Bytes of the weights in the files.
+    pub fn bytes(&self) -> usize {
+        self.taken.iter().map(|t| t.bytes).sum()
+    }
+
+    /// Each way of storage with the weights stored so, most first.
+    pub fn storages(&self) -> Vec<(Storage, usize)> {
+        let mut counts: HashMap<Storage, usize> = HashMap::new();
+        for taken in &self.taken {
+            *counts.entry(taken.storage).or_default() += taken.shape.elements();
+        }
+        let mut counts: Vec<_> = counts.into_iter().collect();
+        counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        counts
+    }
+}
+
+/// The tensors of a checkpoint, under canonical names, being taken by a model.
+pub struct Weights {
+    tensors: BTreeMap<String, Entry>,
+    missing_shards: Vec<String>,
+    record: RefCell<Ledger>,
+}
+
+struct Entry {
+    tensor: Tensor,
+    /// Its name in the file.
+    name: String,
+}
+
+#[derive(Default)]
+struct Ledger {
+    record: Record,
+    used: std::collections::HashSet<String>,
+}
+
+impl Weights {
+    /// The tensors of a checkpoint, renamed by replacing each first text by its second.
+    ///
+    /// # Errors
+    /// If the configuration names a quantization that is not known.
+    pub fn new(checkpoint: &Checkpoint, renames: &[(&str, &str)]) -> Result<Self> {
+        check_quantization(checkpoint)?;
+        let canonical = |name: &str| renames.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to));
+        let tensors = checkpoint
+            .tensors
+            .iter()
+            .map(|(name, tensor)| (canonical(name), Entry { tensor: tensor.clone(), name: name.clone() }));
+        Ok(Self {
+            tensors: tensors.collect(),
+            missing_shards: checkpoint.missing_shards.clone(),
+            record: RefCell::default(),
+        })
+    }
+
+    /// The scope of the whole checkpoint.
+    pub fn root(&self) -> Scope<'_> {
+        Scope { weights: self, path: String::new() }
+    }
+
+    /// Ends the reading.
+    ///
+    /// # Errors
+    /// If tensors are left that nothing used, with their names.
+    pub fn finish(self) -> Result<Record> {
+        let ledger = self.record.into_inner();
+        let mut record = ledger.record;
+        let mut left = Vec::new();
+        for (name, entry) in &self.tensors {
+            if ledger.used.contains(name) {
+                continue;
+            }
+            if name.ends_with("rotary_emb.inv_freq") || name.ends_with(".rope.inv_freq") {
+                record.ignored.push((entry.name.clone(), "frequencies follow from config.json"));
+            } else {
+                left.push(format!("`{}` {}", entry.name, entry.tensor.spec()));
+            }
+        }
+        if left.is_empty() {
+            return Ok(record);
+        }
+        let shown = left.iter().take(6).cloned().collect::<Vec<_>>().join(", ");
+        let more = if left.len() > 6 { format!(" and {} more", left.len() - 6) } else { String::new() };
+        Err(Error::invalid(format!(
+            "{} tensor{} not of this architecture: {shown}{more}; config.json and the weights do not belong together",
+            left.len(),
+            if left.len() == 1 { " is" } else { "s are" }
+        )))
+    }
+
+    fn take(&self, name: &str) -> Option<Tensor> {
+        let entry = self.tensors.get(name)?;
+        self.record.borrow_mut().used.insert(name.to_owned());
+        Some(entry.tensor.clone())
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        let hint = if self.missing_shards.is_empty() {
+            let close = self.tensors.keys().min_by_key(|other| distance(name, other));
+            close.map_or_else(String::new, |n| format!("; the closest name is `{n}`"))
+        } else {
+            format!("; the index lists {}, which is not there: download it", self.missing_shards.join(", "))
+        };
+        Error::invalid(format!("tensor `{name}` is missing{hint}"))
+    }
+
+    fn note(&self, module: &str, weight: &Weight) {
+        let storage = match weight {
+            Weight::Dense(tensor) => Storage::Dense(tensor.dtype()),
+            Weight::Quantized(q) => Storage::Quantized(q.format),
+        };
+        let taken = Taken { module: module.to_owned(), shape: weight.shape(), storage, bytes: weight.bytes() };
+        self.record.borrow_mut().record.taken.push(taken);
+    }
+}
+
+/// How many leading and trailing bytes two names do not share: near names differ in one part.
+fn distance(a: &str, b: &str) -> usize {
+    let front = a.bytes().zip(b.bytes()).take_while(|(x, y)| x == y).count();
+    let rest = a.len().min(b.len()) - front;
+    let back = a.bytes().rev().zip(b.bytes().rev()).take(rest).take_while(|(x, y)| x == y).count();
+    a.len().max(b.len()) - front - back
+}
+
+/// Refuses quantizations by name that the tensors would only reveal as odd shapes.
+fn check_quantization(checkpoint: &Checkpoint) -> Result<()> {
+    let unsupported = |what: String| Err(Error::new(ErrorKind::UnsupportedQuantization, what));
+    if let Some(q) = checkpoint.config.get("quantization") {
+        let mode = q.get("mode").and_then(Value::as_str).unwrap_or("affine");
+        if !matches!(mode, "affine" | "mxfp4" | "mxfp8" | "nvfp4") {
+            return unsupported(format!("quantization mode `{mode}` is not known: affine, mxfp4, mxfp8 and nvfp4 are"));
+        }
+        return Ok(());
+    }
+    if let Some(q) = checkpoint.config.get("quantization_config") {
+        let method = q.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
+        return unsupported(format!(
+            "quantization `{method}` is not supported: take an MLX or an unquantized version of this checkpoint"
+        ));
+    }
+    Ok(())
+}
+
+/// A place in a checkpoint from which modules take their tensors.
+pub struct Scope<'a> {
+    weights: &'a Weights,
+    path: String,
+}
+
+impl<'a> Scope<'a> {
+    /// The scope of a part.
+    pub fn at(&self, part: impl Display) -> Scope<'a> {
+        let path = if self.path.is_empty() { part.to_string() } else { format!("{}.{part}", self.path) };
+        Scope { weights: self.weights, path }
+    }
+
+    /// Whether the checkpoint has a tensor here.
+    pub fn has(&self, name: &str) -> bool {
+        self.weights.tensors.contains_key(&self.at(name).path)
+    }
+
+    /// Leaves everything of a module unread, for a reason.
+    pub fn ignore(&self, module: &str, reason: &'static str) {
+        let prefix = format!("{}.", self.at(module).path);
+        let mut ledger = self.weights.record.borrow_mut();
+        for (name, entry) in self.weights.tensors.iter().filter(|(name, _)| name.starts_with(&prefix)) {
+            ledger.used.insert(name.clone());
+            ledger.record.ignored.push((entry.name.clone(), reason));
+        }
+    }
+
+    /// A linear layer of `[inputs, outputs]`, dense or quantized as the checkpoint has it.
+    ///
+    /// # Errors
+    /// If a tensor is missing or of another shape.
+    pub fn linear(&self, name: &str, [inputs, outputs]: [usize; 2], bias: bool) -> Result<Linear> {
+        let w = self.at(name);
+        let weight = w.weight(&[outputs, inputs])?;
+        let bias = if bias { Some(w.vector("bias", outputs)?) } else { None };
+        Ok(Linear { weight, bias })
+    }
+
+    /// Linear layers of one input whose rows lie after one another in one tensor.
+    ///
+    /// # Errors
+    /// If the tensor is missing or of another shape.
+    pub fn joined<const N: usize>(
+        &self,
+        name: &str,
+        inputs: usize,
+        outputs: [usize; N],
+        bias: bool,
+    ) -> Result<[Linear; N]> {
+        let all = self.linear(name, [inputs, outputs.iter().sum()], bias)?;
+        let mut start = 0;
+        Ok(outputs.map(|count| {
+            let part = Linear {
+                weight: all.weight.rows(start, count),
+                bias: all.bias.as_ref().map(|b| b.clone().slice(0, start, count)),
+            };
+            start += count;
+            part
+        }))
+    }
+
+    /// The same layer of each expert, `[inputs, outputs]`, stacked under `switch_mlp` (MLX) or one by one under `experts.N`.
+    ///
+    /// # Errors
+    /// If a tensor is missing or of another shape.
+    pub fn experts(&self, name: &str, count: usize, [inputs, outputs]: [usize; 2]) -> Result<ExpertLinear> {
+        let stacked = self.at("switch_mlp").at(name);
+        if stacked.has("weight") || !self.at("experts").at(0).at(name).has("weight") {
+            return Ok(ExpertLinear { weight: stacked.weight(&[count, outputs, inputs])? });
+        }
+        let one_by_one = (0..count).map(|e| self.at("experts").at(e).at(name).weight(&[outputs, inputs]));
+        let parts: Vec<Weight> = one_by_one.collect::<Result<_>>()?;
+        stack(&parts)
+            .map(|weight| ExpertLinear { weight })
+            .ok_or_else(|| Error::invalid(format!("the experts of `{}` are not all stored alike", stacked.path)))
+    }
+
+    /// A table of rows, dense or quantized.
+    ///
+    /// # Errors
+    /// If it is missing or of another shape.
+    pub fn embedding(&self, name: &str, shape: [usize; 2]) -> Result<Weight> {
+        self.at(name).weight(&shape)
+    }
+
+    /// A short array of floats, as `F32`: norms and biases are read once and kept.
+    ///
+    /// # Errors
+    /// If it is missing, of another length, or no floats.
+    pub fn vector(&self, name: &str, length: usize) -> Result<Tensor> {
+        let w = self.at(name);
+        let tensor = self.weights.take(&w.path).ok_or_else(|| self.weights.missing(&w.path))?;
+        w.expect(&tensor, &[length])?;
+        self.weights.note(&w.path, &Weight::Dense(tensor.clone()));
+        Ok(tensor.to_f32().expect("floats convert"))
+    }
+
+    fn expect(&self, tensor: &Tensor, shape: &[usize]) -> Result<()> {
+        if !tensor.dtype().is_float() || **tensor.shape() != *shape {
+            let wanted = Spec::new(tensor.dtype(), shape).shape;
+            return Err(Error::invalid(format!(
+                "tensor `{}` is {}, but config.json asks for floats {wanted}: they do not belong together",
+                self.path,
+                tensor.spec()
+            )));
+        }
+        Ok(())
+    }
+
+    /// The weight of this module, in the form that its tensors show.
+    fn weight(&self, shape: &[usize]) -> Result<Weight> {
+        let name = self.at("weight").path;
+        let tensor = self.weights.take(&name).ok_or_else(|| self.weights.missing(&name))?;
+        let weight = if self.has("scales") {
+            Weight::Quantized(self.quantized(tensor, shape)?)
+        } else {
+            self.at("weight").expect(&tensor, shape)?;
+            Weight::Dense(tensor)
+        };
+        self.weights.note(&self.path, &weight);
+        Ok(weight)
+    }
+
+    /// Reads the layout off the shapes, as the reference does: what the configuration says of bits and groups may be old.
+    fn quantized(&self, codes: Tensor, shape: &[usize]) -> Result<QuantizedTensor> {
+        let part = |name: &str| {
+            let path = self.at(name).path;
+            self.weights.take(&path).ok_or_else(|| self.weights.missing(&path))
+        };
+        let scales = part("scales")?;
+        let columns = shape[shape.len() - 1];
+        let wrong = |what: &str| {
+            let wanted = Shape::from(shape);
+            let (codes, scales) = (codes.spec(), scales.spec());
+            Error::invalid(format!(
+                "`{}` holds codes {codes} and scales {scales}, {what} for weights {wanted}",
+                self.path
+            ))
+        };
+        let rows = &shape[..shape.len() - 1];
+        let fits =
+            |t: &Tensor| t.shape().len() == shape.len() && t.shape()[..rows.len()] == *rows && t.shape().last() > 0;
+        if codes.dtype() != Dtype::U32 || !fits(&codes) || !fits(&scales) {
+            return Err(wrong("which do not fit"));
+        }
+        let (words, groups) = (codes.shape().last(), scales.shape().last());
+        if (words * 32) % columns != 0 || columns % groups != 0 {
+            return Err(wrong("which do not fit"));
+        }
+        let (bits, group) = ((words * 32 / columns) as u32, columns / groups);
+        let mode = match (scales.dtype(), bits, group) {
+            (Dtype::U8, 4, 32) => QuantMode::Mxfp4,
+            (Dtype::U8, 8, 32) => QuantMode::Mxfp8,
+            (Dtype::U8, 4, 16) => QuantMode::Nvfp4,
+            (dtype, 2 | 3 | 4 | 5 | 6 | 8, 32 | 64 | 128) if dtype.is_float() => QuantMode::Affine,
+            _ => {
+                let message = format!("a quantization of {bits} bits in groups of {group} that is not known");
+                return Err(Error::new(ErrorKind::UnsupportedQuantization, wrong(&message).to_string()));
+            }
+        };
+        let biases = if mode == QuantMode::Affine { Some(part("biases")?) } else { None };
+        if biases.as_ref().is_some_and(|b| b.spec() != scales.spec()) {
+            return Err(wrong("with biases of another shape"));
+        }
+        let multiplier = if self.has("global_scale") { self.global_scale()? } else { 1.0 };
+        Ok(QuantizedTensor { format: QuantFormat { mode, bits, group }, codes, scales, biases, multiplier })
+    }
+
+    /// NVFP4 files may divide all weights by their largest; 2688 is the largest product of a code and a scale (6 · 448).
+    fn global_scale(&self) -> Result<f32> {
+        let path = self.at("global_scale").path;
+        let tensor = self.weights.take(&path).ok_or_else(|| self.weights.missing(&path))?;
+        match tensor.to_f32() {
+            Some(scale) if scale.shape().elements() == 1 => Ok(scale.f32s()[0] / 2688.0),
+            _ => Err(Error::new(
+                ErrorKind::UnsupportedQuantization,
+                format!("`{path}` is {}, one number is supported", tensor.spec()),
+            )),
+        }
+    }
+}
+
+/// Experts stored one by one, copied into one stack; `None` if they are not stored alike.
+fn stack(parts: &[Weight]) -> Option<Weight> {
+    let join = |tensors: Vec<&Tensor>| {
+        let spec = tensors[0].spec();
+        let alike = tensors.iter().all(|t| t.spec() == spec);
+        let row = |t: &Tensor| t.clone().reshape([1, spec.shape[0], spec.shape[1]]);
+        alike.then(|| Tensor::concat(tensors.iter().map(|t| row(t)), 0))
+    };
+    match parts.first()? {
+        Weight::Dense(_) => {
+            let tensors = parts.iter().map(|p| if let Weight::Dense(t) = p { Some(t) } else { None });
+            Some(Weight::Dense(join(tensors.collect::<Option<_>>()?)?))
+        }
+        Weight::Quantized(first) => {
+            let all: Vec<&QuantizedTensor> = parts
+                .iter()
+                .map(|p| if let Weight::Quantized(q) = p { Some(q) } else { None })
+                .collect::<Option<_>>()?;
+            if all.iter().any(|q| q.format != first.format || q.multiplier != first.multiplier) {
+                return None;
+            }
+            let biases: Option<Vec<&Tensor>> = all.iter().map(|q| q.biases.as_ref()).collect();
+            Some(Weight::Quantized(QuantizedTensor {
+                codes: join(all.iter().map(|q| &q.codes).collect())?,
+                scales: join(all.iter().map(|q| &q.scales).collect())?,
+                biases: match biases {
+                    Some(biases) => Some(join(biases)?),
+                    None => None,
+                },
+                ..first.clone()
+            }))
+        }
+    }
+}
