@@ -30,6 +30,28 @@ pub(super) fn cast(x: &Tensor, dtype: Dtype) -> Tensor {
     out
 }
 
+/// `a` where the condition is not 0, else `b`; overwrites `a`.
+pub(super) fn select(mut inputs: Tensors) -> Tensor {
+    let b = inputs.pop().expect("infer has counted the inputs");
+    let mut a = inputs.pop().expect("infer has counted the inputs");
+    for ((a, c), b) in a.f32s_mut().iter_mut().zip(inputs[0].f32s()).zip(b.f32s()) {
+        if *c == 0.0 {
+            *a = *b;
+        }
+    }
+    a
+}
+
+/// `x` with the entries from `start` on replaced by `y`; overwrites `x` if nobody else holds it.
+pub(super) fn update(mut inputs: Tensors, start: usize) -> Tensor {
+    let y = inputs.pop().expect("infer has counted the inputs");
+    let mut x = inputs.pop().expect("infer has counted the inputs");
+    let row = x.spec().bytes() / x.shape()[0].max(1);
+    let bytes = y.bytes();
+    x.bytes_mut()[start * row..start * row + bytes.len()].copy_from_slice(bytes);
+    x
+}
+
 /// Strides in elements of a row-major shape, aligned to `rank` axes; axes that stretch have stride 0.
 fn strides(shape: &Shape, rank: usize) -> [usize; crate::shape::MAX_RANK] {
     let mut out = [0; crate::shape::MAX_RANK];

@@ -22,16 +22,7 @@ pub fn eval(op: &Op, mut inputs: Tensors, outputs: &Specs) -> Tensors {
             x
         }
         Op::Binary(binary) => self::binary(cpu, binary, inputs, out),
-        Op::Select => {
-            let (condition, b) = (inputs[0].clone(), inputs[2].clone());
-            let mut a = inputs.swap_remove(1);
-            for ((a, c), b) in a.f32s_mut().iter_mut().zip(condition.f32s()).zip(b.f32s()) {
-                if *c == 0.0 {
-                    *a = *b;
-                }
-            }
-            a
-        }
+        Op::Select => layout::select(inputs),
         Op::Cast(dtype) => layout::cast(&inputs[0], dtype),
         Op::Reduce(reduction) => {
             let mut y = Tensor::empty(out);
@@ -49,14 +40,7 @@ pub fn eval(op: &Op, mut inputs: Tensors, outputs: &Specs) -> Tensors {
         Op::Slice { axis: 0, start, count } => first(inputs).narrow(start, count),
         Op::Slice { axis, start, .. } => layout::slice(&inputs[0], axis, start, out),
         Op::Concat { axis } => layout::concat(&inputs, axis, out),
-        Op::Update { start } => {
-            let y = inputs.swap_remove(1);
-            let mut x = first(inputs);
-            let row = x.spec().bytes() / x.shape()[0].max(1);
-            let bytes = y.bytes();
-            x.bytes_mut()[start * row..start * row + bytes.len()].copy_from_slice(bytes);
-            x
-        }
+        Op::Update { start } => layout::update(inputs, start),
         Op::Take | Op::TakeQuantized { .. } => contract::take(cpu, op, &inputs, out),
         Op::TakeAlong => layout::take_along(&inputs[0], &inputs[1], out),
         Op::TopK { k } => layout::top_k(&inputs[0], k, out),
