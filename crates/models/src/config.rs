@@ -56,8 +56,10 @@ impl Config {
     pub fn read<T: DeserializeOwned>(&self) -> Result<T> {
         let present = self.values.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), v.clone()));
         let value = Value::Object(present.collect());
-        serde_json::from_value(value)
-            .map_err(|e| Error::invalid(format!("config.json of a {}: {e}", self.model_type())))
+        serde_path_to_error::deserialize(value).map_err(|e| {
+            let place = if e.path().iter().len() == 0 { String::new() } else { format!("{}: ", e.path()) };
+            Error::invalid(format!("config.json of a {}: {place}{}", self.model_type(), e.inner()))
+        })
     }
 
     /// What nearly every family shares, checked.
@@ -269,6 +271,16 @@ impl Common {
         }
     }
 
+    /// Longest sequence: scalings that stretch a trained length make it longer than `max_position_embeddings` may say.
+    fn context(&self) -> Option<usize> {
+        let stretched = match self.rope(10_000.0).map(|rope| rope.scaling) {
+            Ok(RopeScaling::Dynamic { factor, context }) => factor * context as f32,
+            Ok(RopeScaling::Yarn { factor, context, .. }) => factor * context,
+            _ => 0.0,
+        };
+        self.max_position_embeddings.map(|most| most.max(stretched as usize))
+    }
+
     /// A decoder of the given layers, with the usual ends.
     ///
     /// # Errors
@@ -282,7 +294,7 @@ impl Common {
             norm: self.norm(),
             head: if self.tie_word_embeddings.unwrap_or(tied) { Head::Tied } else { Head::Own },
             logit_softcap: None,
-            context: self.max_position_embeddings,
+            context: self.context(),
             renames: &[],
         })
     }

@@ -327,3 +327,133 @@ fn copy(buffers: &Tensors, start: usize, count: usize) -> Tensors {
     };
     buffers.iter().map(one).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: KvShape = KvShape { heads: 1, key_dim: 32, value_dim: 32 };
+
+    /// Rows that carry their position.
+    fn rows(positions: std::ops::Range<usize>) -> Tensor {
+        let numbers: Vec<f32> = positions.clone().flat_map(|p| [p as f32; 32]).collect();
+        Tensor::from_f32(&numbers, [positions.len(), 1, 32])
+    }
+
+    fn seen(view: &View) -> Vec<usize> {
+        view.keys[0].f32s().chunks(32).map(|row| row[0] as usize).collect()
+    }
+
+    fn state(max_tokens: Option<usize>, window: Option<usize>) -> State {
+        State::new([(SHAPE, window)].into_iter(), &CacheOptions { max_tokens, quantize: None }).unwrap()
+    }
+
+    fn extend(state: &mut State, count: usize) -> View {
+        let rows = rows(state.offset..state.offset + count);
+        let view = state.layer(0).extend(&rows, &rows);
+        state.advance(count);
+        view
+    }
+
+    /// What a pass of `count` positions after `before` must see, by the rule of the reference: before each pass a bounded
+    /// cache keeps its first `keep` and its last rows, `size - 1` in all.
+    fn expected(held: &mut Vec<usize>, before: usize, count: usize, bound: Option<(usize, usize)>) -> Vec<usize> {
+        if let Some((size, keep)) = bound
+            && held.len() > size - 1
+        {
+            let gone = held.len() - (size - 1);
+            held.drain(keep..keep + gone);
+        }
+        held.extend(before..before + count);
+        held.clone()
+    }
+
+    #[test]
+    fn every_layout_sees_what_the_rule_says() {
+        let cases = [
+            (None, None, None),
+            (Some(16), None, Some((16, 4))),
+            (None, Some(16), Some((16, 0))),
+            (Some(600), None, Some((600, 4))),
+        ];
+        for (max_tokens, window, bound) in cases {
+            let (mut state, mut held) = (state(max_tokens, window), Vec::new());
+            let steps = [1, 6, 1, 1, 20, 1, 1, 3, 40, 300, 1, 1].into_iter().chain(std::iter::repeat_n(1, 700));
+            for count in steps {
+                let wanted = expected(&mut held, state.offset, count, bound);
+                let view = extend(&mut state, count);
+                assert_eq!(seen(&view), wanted, "{bound:?} at {}", state.offset);
+                assert_eq!(view.window, bound.map(|(size, _)| size));
+            }
+        }
+    }
+
+    #[test]
+    fn truncation_is_exact_or_refused() {
+        for (max_tokens, window) in [(None, None), (Some(16), None), (None, Some(16))] {
+            for (read, length) in [(10, 4), (10, 0), (40, 38), (40, 30), (40, 10), (300, 299), (300, 290), (700, 650)] {
+                let mut cut = state(max_tokens, window);
+                (0..read).for_each(|_| drop(extend(&mut cut, 1)));
+                let before = cut.clone();
+                if !cut.truncate(length) {
+                    assert!(window.or(max_tokens).is_some_and(|w| read > w), "{read} to {length} could be undone");
+                    assert_eq!(
+                        seen(&extend(&mut cut, 1)),
+                        seen(&extend(&mut before.clone(), 1)),
+                        "a refusal changes nothing"
+                    );
+                    continue;
+                }
+                assert_eq!(cut.offset(), length);
+                let mut fresh = state(max_tokens, window);
+                (0..length).for_each(|_| drop(extend(&mut fresh, 1)));
+                assert_eq!(
+                    seen(&extend(&mut cut, 1)),
+                    seen(&extend(&mut fresh, 1)),
+                    "{max_tokens:?} {window:?}: {read} to {length}"
+                );
+            }
+        }
+        assert!(!state(None, None).truncate(1), "nothing comes from nothing");
+    }
+
+    #[test]
+    fn a_copy_goes_its_own_way() {
+        let mut a = state(None, None);
+        extend(&mut a, 5);
+        let mut b = a.clone();
+        assert!(b.truncate(3));
+        extend(&mut b, 1);
+        assert_eq!(seen(&extend(&mut a, 1)), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(seen(&extend(&mut b, 1)), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn caches_quantize_when_they_should() {
+        let q = |start| Some(KvQuantization { bits: 8, group: 32, start });
+        for (start, format_at) in [(None, 1), (Some(0), 2), (Some(3), 4)] {
+            let options = CacheOptions { max_tokens: None, quantize: q(start) };
+            let mut state = State::new([(SHAPE, None)].into_iter(), &options).unwrap();
+            for position in 1..6 {
+                let view = extend(&mut state, 1);
+                assert_eq!(view.format.is_some(), position >= format_at, "start {start:?} at {position}");
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_options_are_refused_by_name() {
+        let refuse = |options: CacheOptions| State::new([(SHAPE, None)].into_iter(), &options).unwrap_err().to_string();
+        let quantize = |bits, group| CacheOptions {
+            max_tokens: None,
+            quantize: Some(KvQuantization { bits, group, start: None }),
+        };
+        assert_eq!(
+            refuse(CacheOptions { max_tokens: Some(4), quantize: None }),
+            "a cache of 4 tokens is too small: give more than 4"
+        );
+        assert!(refuse(quantize(7, 32)).contains("7 bits"));
+        assert!(refuse(quantize(8, 48)).contains("groups of 48"));
+        assert!(refuse(quantize(8, 64)).contains("its heads have 32 numbers"));
+    }
+}
