@@ -1,0 +1,383 @@
+//! The engine: a loaded model behind one interface.
+
+use std::sync::{Arc, RwLock};
+
+use mlxengine_engine::{
+    CancelToken, EngineError, ErrorKind, FinishReason, GenerateOptions, GenerateParams, Generation, LoadedModel,
+    LogitsProcessor, Message, RenderOptions, Result, Sequence, Stats, Step,
+};
+use mlxengine_models::{Checkpoint, KvQuantization};
+use serde::{Deserialize, Serialize};
+
+use crate::configuration::{MemoryPlan, ModelConfiguration, plan};
+use crate::features::{Feature, Features};
+use crate::memory::{human, memory};
+use crate::source::{ModelPaths, ModelSource};
+
+/// What a model is asked to continue.
+#[derive(Clone, Debug)]
+pub enum Prompt {
+    /// A conversation, written down by the model's chat template.
+    Chat {
+        /// The turns.
+        messages: Vec<Message>,
+        /// What the template is told beside them.
+        options: RenderOptions,
+    },
+    /// Plain text to continue, with the tokenizer's own special tokens.
+    Text(String),
+    /// Tokens.
+    Tokens(Vec<u32>),
+}
+
+impl Prompt {
+    /// One turn of a person.
+    pub fn chat(text: impl Into<String>) -> Self {
+        Self::messages(vec![Message::user(text.into())])
+    }
+
+    /// A conversation that the model answers.
+    pub fn messages(messages: Vec<Message>) -> Self {
+        Prompt::Chat { messages, options: RenderOptions { add_generation_prompt: true, ..RenderOptions::default() } }
+    }
+
+    /// Plain text to continue.
+    pub fn text(text: impl Into<String>) -> Self {
+        Prompt::Text(text.into())
+    }
+}
+
+/// How far a load has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Layers that are ready.
+    pub done: usize,
+    /// All layers.
+    pub total: usize,
+}
+
+/// How a model is loaded.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// Where models are looked for by name.
+    pub paths: ModelPaths,
+    /// Longest sequence, in tokens; the model's own limit if that is less. A context that is asked for must fit in memory.
+    pub context: Option<usize>,
+    /// How caches are kept, and how prompts are read.
+    pub generate: GenerateOptions,
+    /// Memory that may be used, in bytes; what the machine has available if not given.
+    pub memory: Option<u64>,
+}
+
+/// An answer as a whole.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Generated {
+    /// The text.
+    pub text: String,
+    /// Why it ended.
+    pub finish: FinishReason,
+    /// What was computed, and how fast.
+    pub stats: Stats,
+    /// The tokens with their log-probabilities.
+    pub tokens: Vec<(u32, f32)>,
+}
+
+/// One interface for every kind of model and every backend.
+pub trait LlmEngine: Send + Sync {
+    /// What the model is.
+    fn configuration(&self) -> &ModelConfiguration;
+
+    /// What it can do here.
+    fn features(&self) -> &Features;
+
+    /// Starts an answer; nothing is computed before its first step is asked for.
+    ///
+    /// # Errors
+    /// If the prompt or a parameter does not fit, or the model was unloaded.
+    fn stream(&self, prompt: Prompt, params: &GenerateParams) -> Result<TokenStream>;
+
+    /// Generates a whole answer.
+    ///
+    /// # Errors
+    /// Those of [`LlmEngine::stream`] and of its steps.
+    fn generate(&self, prompt: Prompt, params: &GenerateParams) -> Result<Generated> {
+        self.stream(prompt, params)?.finish()
+    }
+
+    /// Whether the weights are held.
+    fn is_loaded(&self) -> bool;
+
+    /// Lets go of the weights. Answers that are under way finish.
+    fn unload(&self);
+}
+
+/// A loaded language model. Clones share it, and any number of threads may use them.
+#[derive(Clone)]
+pub struct InferenceEngine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    configuration: ModelConfiguration,
+    features: Features,
+    options: GenerateOptions,
+    model: RwLock<Option<Arc<LoadedModel>>>,
+}
+
+impl std::fmt::Debug for InferenceEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("InferenceEngine")
+            .field("name", &self.inner.configuration.name)
+            .field("loaded", &self.is_loaded())
+            .finish()
+    }
+}
+
+impl InferenceEngine {
+    /// Loads a model: `demo`, a directory, or `mlx://org/name`.
+    ///
+    /// ```
+    /// # use mlxengine::{InferenceEngine, LlmEngine};
+    /// let engine = InferenceEngine::load("demo")?;
+    /// assert_eq!(engine.configuration().family, "qwen3");
+    /// assert!(InferenceEngine::load("no/such/directory").is_err());
+    /// # Ok::<(), mlxengine::EngineError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If there is no such model, its files are damaged, or it is of a kind that is not supported.
+    pub fn load(model: &str) -> Result<Self> {
+        Self::load_with(model, &LoadOptions::default(), |_| {})
+    }
+
+    /// Loads a model with options; `progress` hears of each layer.
+    ///
+    /// # Errors
+    /// Those of [`InferenceEngine::load`], and if the context that is asked for does not fit in memory.
+    pub fn load_with(model: &str, options: &LoadOptions, mut progress: impl FnMut(LoadProgress)) -> Result<Self> {
+        let source = ModelSource::parse(model)?.resolve(&options.paths)?;
+        let checkpoint = Checkpoint::open(source)?;
+        let loaded = LoadedModel::load(&checkpoint, |done, total| progress(LoadProgress { done, total }))?;
+        // Refuses cache options that this model cannot have, now and not at the first answer.
+        Sequence::new(&*loaded.network, &options.generate.cache)?;
+        let context = fit(&loaded, options)?;
+        let configuration = ModelConfiguration::new(model, &checkpoint, &loaded)?;
+        let features = features(&loaded);
+        let generate = GenerateOptions { context, ..options.generate.clone() };
+        let model = RwLock::new(Some(Arc::new(loaded)));
+        Ok(Self { inner: Arc::new(Inner { configuration, features, options: generate, model }) })
+    }
+
+    /// The model itself: its tokenizer, its template, its network.
+    ///
+    /// # Errors
+    /// If it was unloaded.
+    pub fn model(&self) -> Result<Arc<LoadedModel>> {
+        let model = self.inner.model.read().unwrap_or_else(|e| e.into_inner());
+        model.clone().ok_or_else(|| {
+            let message = format!("the model {} was unloaded", self.inner.configuration.name);
+            EngineError::new(ErrorKind::NotFound, message).with_remedy("load it again")
+        })
+    }
+
+    /// Memory that a sequence of `context` tokens needs, with this engine's caches.
+    ///
+    /// # Errors
+    /// If the model was unloaded.
+    pub fn memory_plan(&self, context: usize) -> Result<MemoryPlan> {
+        Ok(plan(&*self.model()?, context, &self.inner.options.cache))
+    }
+
+    /// Longest sequence, prompt and answer together, if there is a limit.
+    pub fn context(&self) -> Option<usize> {
+        self.inner.options.context.into_iter().chain(self.inner.configuration.context_length).min()
+    }
+
+    /// Starts an answer that continues what `sequence` has read, as far as the prompt agrees with it.
+    ///
+    /// # Errors
+    /// Those of [`LlmEngine::stream`].
+    pub fn continue_from(
+        &self,
+        sequence: Option<Sequence>,
+        prompt: Prompt,
+        params: &GenerateParams,
+    ) -> Result<TokenStream> {
+        let model = self.model()?;
+        let tokens = match prompt {
+            Prompt::Chat { messages, options } => model.encode_chat(&messages, &options)?,
+            Prompt::Text(text) => model.tokenizer.encode(&text, true)?,
+            Prompt::Tokens(tokens) => tokens,
+        };
+        let generation = Generation::new(model, sequence, tokens, params, &self.inner.options)?;
+        Ok(TokenStream { generation })
+    }
+}
+
+impl LlmEngine for InferenceEngine {
+    fn configuration(&self) -> &ModelConfiguration {
+        &self.inner.configuration
+    }
+
+    fn features(&self) -> &Features {
+        &self.inner.features
+    }
+
+    fn stream(&self, prompt: Prompt, params: &GenerateParams) -> Result<TokenStream> {
+        self.continue_from(None, prompt, params)
+    }
+
+    fn is_loaded(&self) -> bool {
+        self.inner.model.read().unwrap_or_else(|e| e.into_inner()).is_some()
+    }
+
+    fn unload(&self) {
+        self.inner.model.write().unwrap_or_else(|e| e.into_inner()).take();
+    }
+}
+
+/// An answer as it comes: an iterator of steps, one a token.
+///
+/// ```
+/// # use mlxengine::{GenerateParams, InferenceEngine, LlmEngine, Prompt};
+/// let engine = InferenceEngine::load("demo")?;
+/// let mut stream = engine.stream(Prompt::chat("Count from one to five."), &GenerateParams::default())?;
+/// for step in &mut stream {
+///     print!("{}", step?.text);
+/// }
+/// println!(" ({:.0} tokens/s)", stream.stats().decode_speed());
+/// # Ok::<(), mlxengine::EngineError>(())
+/// ```
+pub struct TokenStream {
+    generation: Generation,
+}
+
+impl TokenStream {
+    /// What stops this answer from another thread.
+    pub fn cancel_token(&self) -> CancelToken {
+        self.generation.cancel_token()
+    }
+
+    /// Uses a token of the caller's to stop this answer.
+    #[must_use]
+    pub fn with_cancel(mut self, cancel: CancelToken) -> Self {
+        self.generation = self.generation.with_cancel(cancel);
+        self
+    }
+
+    /// Adds a change to the logits of one's own, run after the penalties.
+    #[must_use]
+    pub fn with_processor(mut self, processor: impl LogitsProcessor + 'static) -> Self {
+        self.generation = self.generation.with_processor(processor);
+        self
+    }
+
+    /// Reports how much of the prompt has been read, as `(done, all)`.
+    #[must_use]
+    pub fn with_progress(mut self, progress: impl FnMut(usize, usize) + Send + 'static) -> Self {
+        self.generation = self.generation.with_progress(Box::new(progress));
+        self
+    }
+
+    /// What was computed so far, and how fast.
+    pub fn stats(&self) -> Stats {
+        self.generation.stats()
+    }
+
+    /// Why the answer ended, once it has.
+    pub fn finish_reason(&self) -> Option<FinishReason> {
+        self.generation.finish()
+    }
+
+    /// The seed in use: given again, it gives the same text.
+    pub fn seed(&self) -> u64 {
+        self.generation.seed()
+    }
+
+    /// Ends the answer and hands out what was read, for [`InferenceEngine::continue_from`].
+    pub fn into_sequence(self) -> Sequence {
+        self.generation.into_sequence()
+    }
+
+    /// Generates what is left of the answer.
+    ///
+    /// # Errors
+    /// The first of its steps.
+    pub fn finish(mut self) -> Result<Generated> {
+        let (mut text, mut tokens) = (String::new(), Vec::new());
+        for step in &mut self {
+            let step = step?;
+            text.push_str(&step.text);
+            tokens.push((step.token, step.logprob));
+        }
+        let finish = self.finish_reason().unwrap_or(FinishReason::Cancelled);
+        Ok(Generated { text, finish, stats: self.stats(), tokens })
+    }
+}
+
+impl Iterator for TokenStream {
+    type Item = Result<Step>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.generation.next()
+    }
+}
+
+fn features(model: &LoadedModel) -> Features {
+    let mut features = vec![Feature::TextGeneration, Feature::Streaming, Feature::Logprobs, Feature::PrefixReuse];
+    if !model.templates.is_empty() {
+        features.push(Feature::Chat);
+    }
+    let quantized = |s: &(mlxengine_models::weights::Storage, usize)| {
+        matches!(s.0, mlxengine_models::weights::Storage::Quantized(_))
+    };
+    if model.network.record().storages().iter().any(quantized) {
+        features.push(Feature::QuantizedWeights);
+    }
+    let smallest = KvQuantization { bits: 8, group: 32, start: None };
+    let options = mlxengine_models::CacheOptions { quantize: Some(smallest), ..Default::default() };
+    if model.network.state(&options).is_ok() {
+        features.push(Feature::QuantizedCache);
+    }
+    features.into_iter().collect()
+}
+
+/// The context that will be used: the one asked for if it fits in memory, else the longest that does.
+fn fit(model: &LoadedModel, options: &LoadOptions) -> Result<Option<usize>> {
+    let own = model.context();
+    if let (Some(asked), Some(own)) = (options.context, own)
+        && asked > own
+    {
+        let message = format!("a context of {asked} tokens was asked for, and the model was made for {own}");
+        return Err(EngineError::new(ErrorKind::ContextExceeded, message).with_remedy(format!("ask for at most {own}")));
+    }
+    let Some(wanted) = options.context.or(own) else { return Ok(None) };
+    let available = options.memory.unwrap_or_else(|| memory().available);
+    let need = |context: usize| plan(model, context, &options.generate.cache);
+    if need(wanted).total() <= available {
+        return Ok(Some(wanted));
+    }
+    // The plan grows with the context, so the longest that fits is found by halving.
+    let (mut fits, mut too_long) = (0, wanted);
+    while too_long - fits > 1 {
+        let middle = fits + (too_long - fits) / 2;
+        if need(middle).total() <= available { fits = middle } else { too_long = middle }
+    }
+    if options.context.is_none() && fits >= wanted.min(512) {
+        return Ok(Some(fits));
+    }
+    let plan = need(wanted);
+    let message = format!(
+        "a context of {wanted} tokens needs {} (weights {}, cache {}, activations {}), and {} are available",
+        human(plan.total()),
+        human(plan.weights),
+        human(plan.cache),
+        human(plan.activations),
+        human(available)
+    );
+    let remedy = match fits {
+        0..64 => "close other programs, or take a smaller model".to_owned(),
+        fits => format!("a context of {fits} tokens would fit, and more with a quantized cache"),
+    };
+    Err(EngineError::new(ErrorKind::OutOfMemory, message).with_remedy(remedy))
+}

@@ -1,0 +1,51 @@
+//! MLXEngine: language models in MLX or Hugging Face format, on this machine, with nothing sent anywhere.
+//!
+//! ```
+//! use mlxengine::{ChatSession, GenerateParams, InferenceEngine, LlmEngine, Prompt};
+//!
+//! # fn main() -> mlxengine::Result<()> {
+//! let engine = InferenceEngine::load("demo")?; // or a directory, or mlx://org/name
+//! let answer = engine.generate(Prompt::chat("What is the capital of France?"), &GenerateParams::default())?;
+//! assert!(answer.text.contains("Paris"));
+//!
+//! let chat = ChatSession::new(&engine);
+//! chat.send("My name is Ada.")?;
+//! let reply = chat.send("What is my name?")?;
+//! assert!(reply.text.contains("Ada"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - [`InferenceEngine`] loads a model and implements [`LlmEngine`]; clones share the weights, and any number of threads
+//!   may use them.
+//! - [`TokenStream`] is an answer as it comes: an iterator (with the feature `stream`, also a `futures::Stream`).
+//! - [`ChatSession`] keeps a conversation and reads nothing twice.
+//! - [`ModelConfiguration`] says what a checkpoint is; [`Features`] what it can do here.
+//! - Every failure is an [`EngineError`]: a kind, one sentence, a remedy.
+
+mod card;
+mod configuration;
+#[cfg(feature = "demo")]
+mod demo;
+pub mod device;
+mod engine;
+mod features;
+pub mod memory;
+mod session;
+mod source;
+#[cfg(feature = "stream")]
+pub mod stream;
+mod transcript;
+
+pub use configuration::{EndTokenInfo, MemoryPlan, ModelConfiguration, ModelKind, StorageShare};
+pub use engine::{Generated, InferenceEngine, LlmEngine, LoadOptions, LoadProgress, Prompt, TokenStream};
+pub use features::{Feature, Features};
+pub use mlxengine_engine::{
+    CancelToken, Content, ContentPart, EngineError, ErrorKind, FinishReason, Function, GenerateOptions, GenerateParams,
+    LogitsProcessor, Message, RenderOptions, Result, Role, Sequence, Stats, Step, ToolCall,
+};
+pub use mlxengine_models::families::{FAMILIES, Family};
+pub use mlxengine_models::{CacheOptions, KvQuantization};
+pub use session::{ChatSession, ReplyStream};
+pub use source::{ModelPaths, ModelSource};
+pub use transcript::Format;
