@@ -119,7 +119,8 @@ pub type PromptProgress = Box<dyn FnMut(usize, usize) + Send>;
 
 /// An answer being generated.
 ///
-/// The prompt is read when the first step is asked for. The last step has [`Step::finish`]; after an error nothing follows.
+/// The prompt is read when the first step is asked for. The last step has [`Step::finish`], unless somebody cancelled: then
+/// the steps just end, and [`Generation::finish`] says so. After an error nothing follows.
 pub struct Generation {
     model: Arc<LoadedModel>,
     sequence: Sequence,
@@ -137,7 +138,8 @@ pub struct Generation {
     cancel: CancelToken,
     progress: Option<PromptProgress>,
     started: Option<Instant>,
-    finished: bool,
+    finish: Option<FinishReason>,
+    failed: bool,
 }
 
 impl Generation {
@@ -180,7 +182,8 @@ impl Generation {
             cancel: CancelToken::new(),
             progress: None,
             started: None,
-            finished: false,
+            finish: None,
+            failed: false,
         })
     }
 
@@ -213,6 +216,11 @@ impl Generation {
     /// What was computed so far.
     pub fn stats(&self) -> Stats {
         self.stats
+    }
+
+    /// Why the answer ended, once it has.
+    pub fn finish(&self) -> Option<FinishReason> {
+        self.finish
     }
 
     /// The seed in use: given again, it gives the same text.
@@ -250,13 +258,13 @@ impl Generation {
     }
 
     fn step(&mut self) -> Result<Option<Step>> {
-        if self.finished || self.limit == 0 {
+        if self.failed || self.finish.is_some() {
             return Ok(None);
         }
         let now = Instant::now();
         let started = *self.started.get_or_insert(now);
         if self.cancel.is_cancelled() || !self.read() {
-            self.finished = true;
+            self.finish = Some(FinishReason::Cancelled);
             return Ok(None);
         }
         let sampled = self.sampler.sample(&mut self.logits, &self.history, self.history.len() as u64);
@@ -268,7 +276,7 @@ impl Generation {
         }
         self.count(started, now);
         let (text, finish) = self.take(sampled.token);
-        self.finished = finish.is_some();
+        self.finish = finish;
         Ok(Some(Step { text, token: sampled.token, logprob: sampled.logprob, top_logprobs: sampled.top, finish }))
     }
 
@@ -318,9 +326,7 @@ impl Iterator for Generation {
 
     fn next(&mut self) -> Option<Self::Item> {
         let step = self.step();
-        if step.is_err() {
-            self.finished = true;
-        }
+        self.failed |= step.is_err();
         step.transpose()
     }
 }

@@ -99,12 +99,13 @@ impl LoadedModel {
         })
     }
 
-    /// Bytes that the caches of one sequence of `length` positions need.
+    /// Bytes that the caches of one sequence of `length` positions need; the most there can be, where a checkpoint claims a
+    /// context beyond all bounds.
     pub fn cache_bytes(&self, length: usize, options: &CacheOptions) -> usize {
         let most = options.max_tokens.unwrap_or(usize::MAX);
         self.cache_layers(options)
-            .map(|(bytes, window)| bytes * length.min(most).min(window.unwrap_or(usize::MAX)))
-            .sum()
+            .map(|(bytes, window)| bytes.saturating_mul(length.min(most).min(window.unwrap_or(usize::MAX))))
+            .fold(0, usize::saturating_add)
     }
 
     /// Bytes of activations that a pass over `tokens` positions needs at its peak.

@@ -325,6 +325,17 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Asks for the scales and biases of `groups` of a row, which need not exist.
+    #[inline(always)]
+    pub(crate) fn prefetch_scales<S: Simd>(&self, s: S, row: usize, groups: Range<usize>) {
+        let size = self.scale_type.size();
+        for byte in (0..groups.len() * size).step_by(64) {
+            let at = (row * self.groups + groups.start) * size + byte;
+            s.prefetch(self.scales.as_ptr().wrapping_add(at));
+            s.prefetch(self.biases.as_ptr().wrapping_add(at));
+        }
+    }
+
     /// Decodes elements `cols` of a row; `cols.start` begins a group and a vector. The last vector is filled with zeros.
     ///
     /// # Safety
@@ -358,7 +369,9 @@ impl<'a> View<'a> {
                 let group = C::group(s, scales.scale[g - chunk], scales.bias[g - chunk]);
                 for k in (g * self.group..(g + 1) * self.group).step_by(S::LANES) {
                     // SAFETY: as above.
-                    unsafe { s.store(out.add(k - cols.start), C::load(s, codes.add(k * C::BITS as usize / 8), &group)) };
+                    unsafe {
+                        s.store(out.add(k - cols.start), C::load(s, codes.add(k * C::BITS as usize / 8), &group))
+                    };
                 }
             }
         }
@@ -433,7 +446,14 @@ impl DecodeBlock<'_> {
                 assert!(need <= block.stride && block.rows.len() * block.stride <= block.out.len());
                 for (i, row) in block.rows.enumerate() {
                     // SAFETY: line `i` has `stride` floats, at least the columns rounded up.
-                    unsafe { block.view.decode::<C, S>(s, row, block.cols.clone(), block.out.as_mut_ptr().add(i * block.stride)) };
+                    unsafe {
+                        block.view.decode::<C, S>(
+                            s,
+                            row,
+                            block.cols.clone(),
+                            block.out.as_mut_ptr().add(i * block.stride),
+                        )
+                    };
                 }
             }
         }
@@ -468,7 +488,9 @@ pub(crate) fn element(m: &Matrix<'_>, row: usize, col: usize) -> f64 {
             let at = row * (m.cols / q.format.group) + col / q.format.group;
             let multiplier = f64::from(q.multiplier);
             match q.format.mode {
-                QuantMode::Affine => code as f64 * float(q.scale_type, q.scales, at) + float(q.scale_type, q.biases, at),
+                QuantMode::Affine => {
+                    code as f64 * float(q.scale_type, q.scales, at) + float(q.scale_type, q.biases, at)
+                }
                 QuantMode::Mxfp4 => f64::from(E2M1[code]) * f64::from(e8m0(q.scales[at])) * multiplier,
                 QuantMode::Mxfp8 => f64::from(E4M3[code]) * f64::from(e8m0(q.scales[at])) * multiplier,
                 QuantMode::Nvfp4 => f64::from(E2M1[code]) * f64::from(E4M3[q.scales[at] as usize]) * multiplier,

@@ -338,8 +338,8 @@ mod tests {
     const UNARY: [Unary; 20] = {
         use Unary::*;
         [
-            Neg, Abs, Exp, Log, Sqrt, Rsqrt, Reciprocal, Square, Sin, Cos, Tanh, Sigmoid, Erf, Silu, Gelu, GeluTanh, Relu,
-            Relu2, Softplus, Floor,
+            Neg, Abs, Exp, Log, Sqrt, Rsqrt, Reciprocal, Square, Sin, Cos, Tanh, Sigmoid, Erf, Silu, Gelu, GeluTanh,
+            Relu, Relu2, Softplus, Floor,
         ]
     };
     const BINARY: [Binary; 9] = {

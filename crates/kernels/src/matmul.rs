@@ -22,7 +22,7 @@ const MIN_TASK: usize = 1 << 16;
 /// The ways to compute a tile of `x · Wᵀ`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kernel {
-    /// Decodes each vector of weights in registers and uses it at once for up to four input rows.
+    /// Decodes each vector of weights in registers and uses it at once for a few input rows.
     Direct,
     /// Decodes a block of weight rows into floats in the cache, then multiplies tiles.
     Blocked,
@@ -40,11 +40,17 @@ pub fn kernel_name(cpu: &Cpu, w: &Matrix<'_>, rows: usize) -> String {
         Elements::Dense(Float::F16, _) => "f16".to_owned(),
         Elements::Dense(Float::Bf16, _) => "bf16".to_owned(),
         Elements::Quantized(q) => {
-            let bits = if q.format.mode == crate::weights::QuantMode::Affine { q.format.bits.to_string() } else { String::new() };
+            let bits = if q.format.mode == crate::weights::QuantMode::Affine {
+                q.format.bits.to_string()
+            } else {
+                String::new()
+            };
             format!("{:?}{bits}g{}", q.format.mode, q.format.group).to_lowercase()
         }
     };
-    format!("{}-{form}-{:?}", cpu.isa.full_name(), choose(rows)).replace("Direct", "direct").replace("Blocked", "blocked")
+    format!("{}-{form}-{:?}", cpu.isa.full_name(), choose(rows))
+        .replace("Direct", "direct")
+        .replace("Blocked", "blocked")
 }
 
 /// `x [m, k] · Wᵀ (+ bias [n]) -> out [m, n]`, for `W [n, k]`.
@@ -128,7 +134,7 @@ pub struct Gemm {
 
 /// Number of rows from whichever side of the product is not empty.
 fn rows_of(out: usize, out_row: usize, x: usize, x_row: usize) -> usize {
-    if out_row > 0 { out / out_row } else { x.checked_div(x_row).unwrap_or(0) }
+    out.checked_div(out_row).or_else(|| x.checked_div(x_row)).unwrap_or(0)
 }
 
 /// Puts into `list` the positions of `ids` in the order of the experts, then units of work `(expert, start, len)` of at

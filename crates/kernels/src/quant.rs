@@ -273,7 +273,11 @@ impl Visitor for DecodeRow<'_> {
             #[inline(always)]
             fn eval<S: Simd>(self, s: S) {
                 let DecodeRow { view, row, rounding, out, .. } = self.0;
-                if C::GROUPED { grouped::<C, S>(s, view, row, rounding, out) } else { dense::<C, S>(s, view, row, out) }
+                if C::GROUPED {
+                    grouped::<C, S>(s, view, row, rounding, out)
+                } else {
+                    dense::<C, S>(s, view, row, out)
+                }
                 if rounding != Float::F32 {
                     round(out, rounding);
                 }
@@ -392,7 +396,12 @@ mod tests {
             for isa in Isa::available() {
                 let cpu = Cpu::new(isa, 2);
                 let (codes, scales, biases) = stored(&cpu, &x, cols, format);
-                assert_eq!((&codes, &scales, &biases), (&reference.0, &reference.1, &reference.2), "{format:?} {}", isa.name());
+                assert_eq!(
+                    (&codes, &scales, &biases),
+                    (&reference.0, &reference.1, &reference.2),
+                    "{format:?} {}",
+                    isa.name()
+                );
                 let q = Quantized {
                     format,
                     codes: &codes,
@@ -452,7 +461,8 @@ mod tests {
     fn dense_rows_of_every_length() {
         for cols in 0..=67 {
             let x = sample(3 * cols);
-            let bytes: Vec<u8> = [0].into_iter().chain(x.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes())).collect();
+            let bytes: Vec<u8> =
+                [0].into_iter().chain(x.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes())).collect();
             let w = Matrix { rows: 3, cols, elements: Elements::Dense(Float::F16, &bytes[1..]) };
             for isa in Isa::available() {
                 let mut out = vec![f32::NAN; 2 * cols];

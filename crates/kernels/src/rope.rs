@@ -120,7 +120,9 @@ mod tests {
         let mut random = Random::new(14);
         for cpu in check::cpus() {
             for traditional in [false, true] {
-                for (dim, rotated) in (0..=67).map(|d| (d + 1, d / 2 * 2)).chain([(64, 64), (80, 32), (96, 96), (256, 64)]) {
+                for (dim, rotated) in
+                    (0..=67).map(|d| (d + 1, d / 2 * 2)).chain([(64, 64), (80, 32), (96, 96), (256, 64)])
+                {
                     let shape = RopeShape { tokens: 3, heads: 2, dim, rotated, traditional };
                     let mut x = random.floats(6 * dim + 1, -2.0, 2.0);
                     let angles = random.floats(3 * rotated / 2 + 1, -4.0, 4.0);

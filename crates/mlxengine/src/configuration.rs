@@ -53,7 +53,7 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// Everything together.
     pub fn total(&self) -> u64 {
-        self.weights + self.cache + self.activations
+        self.weights.saturating_add(self.cache).saturating_add(self.activations)
     }
 }
 

@@ -191,7 +191,7 @@ pub enum RopeScaling {
         /// The trained length.
         context: usize,
     },
-    /// Llama 3.1: long waves stretched, short ones kept, a ramp between.
+    /// By wavelength, "llama3": long waves stretched, short ones kept, a ramp between.
     Llama3 {
         /// Stretch of long waves.
         factor: f32,

@@ -337,7 +337,7 @@ impl<'a> Scope<'a> {
             return Err(wrong("which do not fit"));
         }
         let (words, groups) = (codes.shape().last(), scales.shape().last());
-        if (words * 32) % columns != 0 || columns % groups != 0 {
+        if !(words * 32).is_multiple_of(columns) || !columns.is_multiple_of(groups) {
             return Err(wrong("which do not fit"));
         }
         let (bits, group) = ((words * 32 / columns) as u32, columns / groups);

@@ -40,7 +40,7 @@ pub fn infer(op: &Op, inputs: &[Spec]) -> Result<Specs, ShapeError> {
         }
         Op::Reduce(_) => {
             let x = check.arity(1)?.floats()?[0];
-            check.that(x.shape.len() > 0 && x.shape.last() > 0, "nothing to reduce")?;
+            check.that(!x.shape.is_empty() && x.shape.last() > 0, "nothing to reduce")?;
             Ok(one(Spec { shape: x.shape.with_last(1), ..x }))
         }
         Op::Reshape(_) | Op::Permute(_) | Op::Slice { .. } | Op::Concat { .. } | Op::Update { .. } => check.layout(),

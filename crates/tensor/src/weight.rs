@@ -28,6 +28,7 @@ impl QuantizedTensor {
 
 /// A weight in the form that its checkpoint chose.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a model has a few hundred, and a box would cost a look-up a product")]
 pub enum Weight {
     /// Floats.
     Dense(Tensor),

@@ -157,38 +157,38 @@ impl Histogram {
 
 /// The smallest value that nucleus sampling keeps.
 ///
-/// Where the cumulated probability crosses the limit lies in one bucket of values; that bucket alone is divided again
-/// until it is small enough to sort.
+/// The limit is mostly reached among the entries near the maximum, and only where it is not are all looked at. The
+/// place where the cumulated probability crosses the limit lies in one bucket of values; that bucket alone is divided
+/// again until it is small enough to sort.
 fn nucleus_threshold(logprobs: &[f32], top_p: f32, scratch: &mut Scratch) -> f32 {
-    /// Entries less likely than e^-32 of the likeliest share the last bucket.
-    const RANGE: f32 = 32.0;
     let max = math::max(logprobs);
-    if max == f32::NEG_INFINITY {
+    if max == REMOVED {
         return max;
     }
-    let histogram = Histogram::new(logprobs, max, RANGE, max);
-    let limit = f64::from(top_p) * histogram.mass.iter().sum::<f64>();
-    let Some((bucket, mut above)) = histogram.crossing(0.0, limit) else { return f32::NEG_INFINITY };
+    let limit = f64::from(top_p) * math::sum_exp(logprobs, max, 1.0);
     let candidates = &mut scratch.values;
-    candidates.clear();
-    candidates.extend(logprobs.iter().copied().filter(|v| histogram.bucket(*v) == bucket));
-    while candidates.len() > SORTABLE {
-        let (top, bottom) = (math::max(candidates), candidates.iter().copied().fold(f32::INFINITY, f32::min));
-        // Equal values are kept or removed together; -inf makes the width infinite and is sorted like the rest.
-        if top == bottom || !(top - bottom).is_finite() {
+    for floor in [max - 8.0, REMOVED] {
+        candidates.clear();
+        candidates.extend(logprobs.iter().copied().filter(|v| *v > floor));
+        if math::sum_exp(candidates, max, 1.0) > limit {
             break;
         }
+    }
+    let mut above = 0.0;
+    while candidates.len() > SORTABLE {
+        let (top, bottom) = (math::max(candidates), candidates.iter().copied().fold(f32::INFINITY, f32::min));
         let histogram = Histogram::new(candidates, top, top - bottom, max);
         let Some((bucket, before)) = histogram.crossing(above, limit) else { break };
         let count = candidates.len();
         candidates.retain(|v| histogram.bucket(*v) == bucket);
         above = before;
+        // Equal values are kept or removed together.
         if candidates.len() == count {
             break;
         }
     }
     candidates.sort_unstable_by(|a, b| b.total_cmp(a));
-    let mut threshold = f32::NEG_INFINITY;
+    let mut threshold = REMOVED;
     for v in candidates.iter() {
         if above >= limit {
             break;

@@ -162,6 +162,9 @@ impl GenerateParams {
                 return Err(invalid(format!("{name} must be a finite number, got {value}")));
             }
         }
+        if self.max_tokens == Some(0) {
+            return Err(invalid("max_tokens must be at least 1, got 0".to_owned()));
+        }
         if self.min_tokens_to_keep == 0 {
             return Err(invalid("min_tokens_to_keep must be at least 1, got 0".to_owned()));
         }
@@ -205,7 +208,8 @@ mod tests {
         let good = GenerateParams::default();
         assert!(good.validate(10).is_ok());
         type Change = fn(&mut GenerateParams);
-        let cases: [(Change, &str); 11] = [
+        let cases: [(Change, &str); 12] = [
+            (|p| p.max_tokens = Some(0), "max_tokens must be at least 1, got 0"),
             (|p| p.top_p = 1.5, "top_p must be between 0 and 1, got 1.5"),
             (|p| p.min_p = f32::NAN, "min_p must be between 0 and 1, got NaN"),
             (|p| p.xtc_threshold = 0.6, "xtc_threshold must be between 0 and 0.5, got 0.6"),

@@ -50,7 +50,10 @@ pub(super) fn environment(clock: Clock) -> Result<Environment<'static>, Error> {
     env.add_filter("string", python::string_filter);
     env.add_filter("truncate", truncate);
     env.add_filter("generation_span", generation_span);
-    // Undefined is iterable in Jinja, None is not; minijinja takes both for empty lists.
+    // To Jinja whatever has a length and items is a sequence, texts and maps too; undefined is iterable and None is not.
+    env.add_test("sequence", |value: &Value| {
+        matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
+    });
     env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     env.add_function("raise_exception", raise_exception);
     env.add_function("strftime_now", move |format: &str| clock().format(format));
@@ -137,6 +140,7 @@ fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value])
                     text.find(part).ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "substring not found"))?;
                 return Ok(Value::from(text[..at].chars().count()));
             }
+            ("title", None) => return Ok(Value::from(title(text))),
             ("zfill", None) => {
                 let width = args.first().and_then(Value::as_usize).unwrap_or(0).min(1024);
                 let (sign, digits) = match text.strip_prefix(['-', '+']) {
@@ -153,6 +157,21 @@ fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value])
         return Ok(value.clone());
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
+}
+
+/// Upper case for each letter that follows no letter, lower case for the others.
+fn title(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut inside = false;
+    for c in text.chars() {
+        if inside {
+            out.extend(c.to_lowercase());
+        } else {
+            out.extend(c.to_uppercase());
+        }
+        inside = c.is_alphabetic();
+    }
+    out
 }
 
 fn three((a, b, c): (&str, &str, &str)) -> Value {

@@ -41,7 +41,8 @@ pub struct ThinkMarkers {
 ///
 /// Where `tokenizer_config.json` names the class `LlamaTokenizer`, the reference implementation replaces the normalizer
 /// and pre-tokenizer of `tokenizer.json`: a word gets its leading `▁` only at the beginning of the text, not after
-/// every special token. The ids here follow the reference; see [`llama_prepend_scheme`].
+/// every special token. The ids here follow the reference. Byte-level files that carry the class name, and kinds of
+/// models for which the reference ignores it, run as `tokenizer.json` stands.
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: Arc<Inner>,

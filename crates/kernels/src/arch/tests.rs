@@ -59,7 +59,8 @@ impl Loads {
             same(&format!("codes of {BITS}"), S::NAME, &got, &codes);
             let (scale, bias) = (-0.37f32, 1.61f32);
             // SAFETY: as above.
-            let got = list(s, unsafe { s.load_affine::<BITS>(data.as_ptr().add(skew), &s.affine::<BITS>(scale, bias)) });
+            let got =
+                list(s, unsafe { s.load_affine::<BITS>(data.as_ptr().add(skew), &s.affine::<BITS>(scale, bias)) });
             let want: Vec<_> = codes.iter().map(|&c| c * scale + bias).collect();
             same(&format!("affine of {BITS}"), S::NAME, &got, &want);
             if BITS == 4 {

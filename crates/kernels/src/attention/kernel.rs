@@ -360,7 +360,8 @@ impl SpanOp<'_, '_> {
 unsafe fn dots<S: Simd, const R: usize, const C: usize>(s: S, q: Lines, k: Lines, depth: usize, out: *mut f32) {
     let mut sums = [[s.splat(0.0); C]; R];
     // SAFETY: the caller's promise.
-    let (queries, keys): ([_; R], [_; C]) = unsafe { (std::array::from_fn(|r| q.line(r)), std::array::from_fn(|c| k.line(c))) };
+    let (queries, keys): ([_; R], [_; C]) =
+        unsafe { (std::array::from_fn(|r| q.line(r)), std::array::from_fn(|c| k.line(c))) };
     let mut at = 0;
     while at < depth {
         // SAFETY: the caller's promise.
@@ -404,11 +405,23 @@ unsafe fn axpy<S: Simd, const R: usize>(s: S, weights: Lines, values: Lines, cou
     // SAFETY: passed on; columns `at` to `at + width` lie in the lines.
     unsafe {
         while at + 4 * S::LANES <= line {
-            axpy_columns::<S, R, 4>(s, weights, Lines { first: values.first.add(at), ..values }, count, (p.add(at), line));
+            axpy_columns::<S, R, 4>(
+                s,
+                weights,
+                Lines { first: values.first.add(at), ..values },
+                count,
+                (p.add(at), line),
+            );
             at += 4 * S::LANES;
         }
         while at < line {
-            axpy_columns::<S, R, 1>(s, weights, Lines { first: values.first.add(at), ..values }, count, (p.add(at), line));
+            axpy_columns::<S, R, 1>(
+                s,
+                weights,
+                Lines { first: values.first.add(at), ..values },
+                count,
+                (p.add(at), line),
+            );
             at += S::LANES;
         }
     }
@@ -524,7 +537,8 @@ impl SimdOp for MergeOp<'_, '_> {
                 continue;
             }
             let max = a.max(b);
-            let (old, new) = (if a == max { 1.0 } else { exp1(s, a - max) }, if b == max { 1.0 } else { exp1(s, b - max) });
+            let (old, new) =
+                (if a == max { 1.0 } else { exp1(s, a - max) }, if b == max { 1.0 } else { exp1(s, b - max) });
             total.max[i] = max;
             total.weight[i] = total.weight[i] * old + part.weight[i] * new;
             let (old, new) = (s.splat(old), s.splat(new));

@@ -49,7 +49,11 @@ impl Stored {
                 let codes = bytes(rows * cols * bits as usize / 8, 0, 256);
                 let n = rows * cols / group;
                 let step = 2.0 / ((1 << bits) - 1) as f32;
-                (codes, encode(float, &random.floats(n, 0.8 * step, step)), encode(float, &random.floats(n, -1.2, -0.8)))
+                (
+                    codes,
+                    encode(float, &random.floats(n, 0.8 * step, step)),
+                    encode(float, &random.floats(n, -1.2, -0.8)),
+                )
             }
             Form::Mxfp4 => (bytes(rows * cols / 2, 0, 256), bytes(rows * cols / 32, 122, 126), vec![0]),
             Form::Mxfp8 => (bytes(rows * cols, 0, 127), bytes(rows * cols / 32, 117, 119), vec![0]),
@@ -125,7 +129,8 @@ impl Case {
             let weights: Vec<f64> = (0..s).map(|i| if sees(i) { score(i).exp() } else { 0.0 }).collect();
             let sink = self.sinks.as_ref().map_or(0.0, |sinks| f64::from(sinks[h]).exp());
             let sum = weights.iter().sum::<f64>() + sink;
-            let value = |d: usize| (0..s).map(|i| weights[i] * v[(i * kv_heads + kv) * value_dim + d]).sum::<f64>() / sum;
+            let value =
+                |d: usize| (0..s).map(|i| weights[i] * v[(i * kv_heads + kv) * value_dim + d]).sum::<f64>() / sum;
             out.extend((0..value_dim).map(value));
         }
         out

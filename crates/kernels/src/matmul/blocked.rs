@@ -3,6 +3,8 @@
 //! The accumulators are vectors, one per element of the tile. They stay in registers within a block of columns and in memory
 //! between blocks: storing a float changes no bit, so the sum is the one of the direct kernel.
 
+#![allow(clippy::needless_range_loop, reason = "indices of register tiles are compile-time constants after unrolling")]
+
 use super::{BLOCK_M, BLOCK_N, Job, Tile};
 use crate::codec::DecodeBlock;
 use crate::simd::{Simd, SimdOp};
@@ -27,7 +29,8 @@ pub(super) fn run(isa: Isa, job: &Job<'_>, tile: Tile) {
             // A matrix without columns has one empty block: its product is zero.
             for k in (0..job.view.cols.max(1)).step_by(BLOCK_K) {
                 let cols = k..job.view.cols.min(k + BLOCK_K);
-                DecodeBlock { view: &job.view, rows: rows.clone(), cols: cols.clone(), out: weights, stride: STRIDE }.run(isa);
+                DecodeBlock { view: &job.view, rows: rows.clone(), cols: cols.clone(), out: weights, stride: STRIDE }
+                    .run(isa);
                 isa.run(Multiply { job, block, k: (cols.start, cols.end), weights, sums });
             }
         }
@@ -49,19 +52,20 @@ impl SimdOp for Multiply<'_> {
     fn eval<S: Simd>(mut self, s: S) {
         let rows = self.block.unit.len;
         let mut at = 0;
-        if S::REGISTERS >= 32 {
-            while at + 6 <= rows {
-                self.row_of_tiles::<S, 6>(s, at);
-                at += 6;
-            }
-        }
-        while at + 3 <= rows {
-            self.row_of_tiles::<S, 3>(s, at);
-            at += 3;
-        }
+        // The accumulators, a vector of weights and one of input per row stay in registers.
+        let most = if S::REGISTERS >= 32 { 6 } else { 3 };
         while at < rows {
-            self.row_of_tiles::<S, 1>(s, at);
-            at += 1;
+            let tile = most.min(rows - at);
+            match tile {
+                1 => self.row_of_tiles::<S, 1>(s, at),
+                2 => self.row_of_tiles::<S, 2>(s, at),
+                3 => self.row_of_tiles::<S, 3>(s, at),
+                4 if S::REGISTERS >= 32 => self.row_of_tiles::<S, 4>(s, at),
+                5 if S::REGISTERS >= 32 => self.row_of_tiles::<S, 5>(s, at),
+                _ if S::REGISTERS >= 32 => self.row_of_tiles::<S, 6>(s, at),
+                _ => unreachable!("a tile of {tile} rows"),
+            }
+            at += tile;
         }
     }
 }

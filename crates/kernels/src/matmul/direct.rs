@@ -1,17 +1,35 @@
 //! Few input rows: memory is the limit, so each vector of weights is decoded in registers and used at once.
 
+#![allow(clippy::needless_range_loop, reason = "indices of register tiles are compile-time constants after unrolling")]
+
 use std::marker::PhantomData;
 
-use super::{Job, Tile};
+use super::{Job, Tile, Unit};
 use crate::Isa;
 use crate::codec::{Codec, SCALES, Scales, View, Visitor};
 use crate::simd::{Simd, SimdOp};
 
 /// Most input rows of a unit.
-pub(super) const MOST_ROWS: usize = 4;
+pub(super) const MOST_ROWS: usize = 8;
+/// Most input rows of a pass over the weights.
+const PASS_ROWS: usize = 4;
+/// Weight rows of a pass if there are several: the later passes find them in the nearest cache.
+const PASS_COLUMNS: usize = 8;
 
 /// Computes a tile of at most [`MOST_ROWS`] rows.
 pub(super) fn run(isa: Isa, job: &Job<'_>, tile: Tile) {
+    if tile.unit.len <= PASS_ROWS {
+        return pass(isa, job, tile);
+    }
+    for start in (tile.start..tile.end).step_by(PASS_COLUMNS) {
+        for row in (0..tile.unit.len).step_by(PASS_ROWS) {
+            let unit = Unit { start: tile.unit.start + row, len: PASS_ROWS.min(tile.unit.len - row), ..tile.unit };
+            pass(isa, job, Tile { unit, start, end: tile.end.min(start + PASS_COLUMNS) });
+        }
+    }
+}
+
+fn pass(isa: Isa, job: &Job<'_>, tile: Tile) {
     struct Visit<'a>(Isa, &'a Job<'a>, Tile);
     impl Visitor for Visit<'_> {
         type Output = ();
@@ -83,13 +101,19 @@ unsafe fn dots<C: Codec, S: Simd, const R: usize, const M: usize>(
     let mut acc = [[s.splat(0.0); M]; R];
     let codes = w.map(|row| view.row(row));
     if C::GROUPED {
+        // Rows are short streams to the processor's own prefetching, so each group asks for its place in the next `R` rows.
+        let (group_bytes, ahead) = (view.group * C::BITS as usize / 8, R * view.row_bytes);
         let mut scales = [const { Scales { scale: [0.0; SCALES], bias: [0.0; SCALES] } }; R];
         for first in (0..view.groups).step_by(SCALES) {
             let end = view.groups.min(first + SCALES);
             for r in 0..R {
                 view.scales(s, w[r], first..end, &mut scales[r]);
+                view.prefetch_scales(s, w[r] + R, first..end);
             }
             for g in first..end {
+                for codes in &codes {
+                    s.prefetch(codes.wrapping_add(g * group_bytes + ahead));
+                }
                 let mut groups = [C::group(s, scales[0].scale[g - first], scales[0].bias[g - first]); R];
                 for r in 1..R {
                     groups[r] = C::group(s, scales[r].scale[g - first], scales[r].bias[g - first]);

@@ -1,6 +1,8 @@
 //! `x · W` with the sum over the rows of `W`: blocks of rows are decoded into the cache and added, row by row, to tiles of
 //! the result. The result's own memory holds the sums between blocks.
 
+#![allow(clippy::needless_range_loop, reason = "indices of register tiles are compile-time constants after unrolling")]
+
 use std::ops::Range;
 
 use super::Out;
@@ -33,7 +35,8 @@ pub(super) fn run(cpu: &Cpu, x: &[f32], view: &View<'_>, m: usize, out: &mut [f3
     cpu.pool.run(tasks, &|task| {
         for part in if small { 0..across * down } else { task..task + 1 } {
             let (col, row) = (part / down * BLOCK_C, part % down * BLOCK_M);
-            let part = Part { x, view, rows: row..m.min(row + BLOCK_M), cols: col..view.cols.min(col + BLOCK_C), out: *whole };
+            let part =
+                Part { x, view, rows: row..m.min(row + BLOCK_M), cols: col..view.cols.min(col + BLOCK_C), out: *whole };
             part.run(cpu);
         }
     });
@@ -54,7 +57,13 @@ impl Part<'_> {
             // A matrix without rows has one empty block: its product is zero.
             for r in (0..self.view.rows.max(1)).step_by(BLOCK_R) {
                 let rows = r..self.view.rows.min(r + BLOCK_R);
-                let block = DecodeBlock { view: self.view, rows: rows.clone(), cols: self.cols.clone(), out: weights, stride: STRIDE };
+                let block = DecodeBlock {
+                    view: self.view,
+                    rows: rows.clone(),
+                    cols: self.cols.clone(),
+                    out: weights,
+                    stride: STRIDE,
+                };
                 block.run(cpu.isa);
                 cpu.isa.run(Multiply { part: self, r: (rows.start, rows.end), weights });
             }

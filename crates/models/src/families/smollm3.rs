@@ -17,7 +17,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let interval = positions.no_rope_layer_interval.unwrap_or(4).max(1);
     let turns = |index: usize| match &positions.no_rope_layers {
         Some(layers) => layers.get(index).is_none_or(|turns| *turns != 0),
-        None => (index + 1) % interval != 0,
+        None => !(index + 1).is_multiple_of(interval),
     };
     c.decoder(true, |index| {
         let attention = c.attention()?;

@@ -186,8 +186,12 @@ impl Simd for Neon {
         let (low, high) = mem!(integers::<4>(p));
         op!({
             let bytes = table.as_ptr().cast::<u8>();
-            let table =
-                uint8x16x4_t(vld1q_u8(bytes), vld1q_u8(bytes.add(16)), vld1q_u8(bytes.add(32)), vld1q_u8(bytes.add(48)));
+            let table = uint8x16x4_t(
+                vld1q_u8(bytes),
+                vld1q_u8(bytes.add(16)),
+                vld1q_u8(bytes.add(32)),
+                vld1q_u8(bytes.add(48)),
+            );
             (look_up(table, low), look_up(table, high))
         })
     }

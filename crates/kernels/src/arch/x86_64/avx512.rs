@@ -112,7 +112,10 @@ unsafe fn integers<const BITS: u32>(p: *const u8) -> __m512i {
             }
             _ => {
                 let bytes = _mm_maskz_loadu_epi8(((1u32 << (2 * BITS)) - 1) as u16, p.cast());
-                _mm512_shuffle_epi8(_mm512_broadcast_i32x4(bytes), _mm512_loadu_si512(Spread::<BITS>::BYTES.as_ptr().cast()))
+                _mm512_shuffle_epi8(
+                    _mm512_broadcast_i32x4(bytes),
+                    _mm512_loadu_si512(Spread::<BITS>::BYTES.as_ptr().cast()),
+                )
             }
         };
         _mm512_srlv_epi32(words, _mm512_loadu_si512(Spread::<BITS>::SHIFTS.as_ptr().cast()))
@@ -167,7 +170,11 @@ impl Simd for Avx512 {
     unsafe fn load_codes<const BITS: u32>(self, p: *const u8) -> __m512 {
         mem!({
             let codes = integers::<BITS>(p);
-            _mm512_cvtepi32_ps(if BITS == 8 { codes } else { _mm512_and_si512(codes, _mm512_set1_epi32((1 << BITS) - 1)) })
+            _mm512_cvtepi32_ps(if BITS == 8 {
+                codes
+            } else {
+                _mm512_and_si512(codes, _mm512_set1_epi32((1 << BITS) - 1))
+            })
         })
     }
     #[inline(always)]

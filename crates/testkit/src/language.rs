@@ -1,0 +1,167 @@
+//! Language models: logits, however the prompt is fed, and what is generated from them.
+
+use std::path::Path;
+
+use mlxengine_models::{CacheOptions, Checkpoint, LanguageModel, Span, State, decoder, families};
+use mlxengine_tensor::Tensor;
+
+use crate::golden::{Golden, last_rows};
+use crate::manifest::{self, Greedy, Language, Tolerance};
+use crate::sequence::{Sequence, Step, generate, log_sum_exp};
+use crate::sheet::Sheet;
+use crate::{Case, Measure, Stop, text};
+
+/// Prompt tokens that are read at once where nothing else is said.
+const PREFILL: usize = 2048;
+
+/// A checkpoint and its model; not run where the family is not known.
+pub(crate) fn load(dir: &Path) -> Result<Box<dyn LanguageModel>, Stop> {
+    let checkpoint = Checkpoint::open_directory(dir)?;
+    let model_type = checkpoint.config.model_type();
+    if families::find(model_type).is_none() {
+        return Err(Stop::not_run(format!("model type `{model_type}` is not supported")));
+    }
+    // Of a family that is known everything has to load.
+    decoder::load(&checkpoint, |_, _| {}).map_err(|e| Stop::failed(e.to_string()))
+}
+
+pub(crate) fn check(case: &Case, sheet: &mut Sheet<'_>) -> Result<(), Stop> {
+    let manifest: Language = case.read()?;
+    let golden = Golden::open(case)?;
+    let dir = case.dir.join(&manifest.model_dir);
+    let model = load(&dir)?;
+    let model = model.as_ref();
+    for (name, ids) in &manifest.prompts {
+        logits(sheet, model, &golden, (name, ids), &manifest);
+    }
+    let mut last = None;
+    for (name, recorded) in manifest.greedy.iter().filter(|(name, _)| !name.ends_with("_native")) {
+        let prompt = name.split('_').next().unwrap_or(name);
+        sheet.check(format!("greedy.{name}"), || {
+            let ids =
+                manifest.prompts.get(prompt).ok_or_else(|| Stop::failed(format!("there is no prompt {prompt}")))?;
+            let chunk = recorded.prefill_step_size.unwrap_or(PREFILL);
+            let steps = generate(model, &CacheOptions::default(), ids, chunk, (recorded.tokens.len(), &[]))?;
+            let measure = greedy(&steps, recorded, manifest.tolerance);
+            if name == "p2" {
+                last = steps.into_iter().next_back();
+            }
+            measure
+        });
+    }
+    if golden.has("p2.greedy_logprobs_last") {
+        sheet.check("p2.greedy_logprobs_last", || {
+            let step = last.ok_or_else(|| Stop::failed("nothing was generated"))?;
+            let want = golden.f32("p2.greedy_logprobs_last")?;
+            Measure::close(&step.logprobs, want.f32s(), [manifest.tolerance.f32_atol, manifest.tolerance.f32_rtol])
+        });
+    }
+    let prompts: Vec<&[u32]> = manifest.prompts.values().map(Vec::as_slice).collect();
+    sheet.check("batch", || batch(model, &prompts));
+    if let Some(recorded) = &manifest.text {
+        text::check(sheet, &dir, recorded);
+    }
+    Ok(())
+}
+
+/// The three ways to feed a prompt.
+fn logits(
+    sheet: &mut Sheet<'_>,
+    model: &dyn LanguageModel,
+    golden: &Golden,
+    (name, ids): (&str, &[u32]),
+    manifest: &Language,
+) {
+    let bounds = [manifest.tolerance.f32_atol, manifest.tolerance.f32_rtol];
+    let full = format!("{name}.full");
+    sheet.check(&full, || {
+        let want = golden.f32(&full)?;
+        let got = Sequence::new(model, &CacheOptions::default())?.feed(ids);
+        Measure::close(last_rows(&got, want.shape().rows()), want.f32s(), bounds)
+    });
+    let (before, last) = ids.split_at(ids.len() - 1);
+    let ways: [(&str, Vec<&[u32]>); 2] =
+        [("decode", ids.chunks(1).collect()), ("chunk", before.chunks(manifest.chunk_size).chain([last]).collect())];
+    for (way, pieces) in ways {
+        let name = format!("{name}.{way}");
+        sheet.check(&name, || {
+            // Where feeding in pieces changes nothing, only the whole was recorded.
+            let want = golden.f32(if golden.has(&name) { &name } else { &full })?;
+            let rows = want.shape().rows().min(4);
+            let got = Sequence::new(model, &CacheOptions::default())?.feed_pieces(pieces);
+            Measure::close(last_rows(&got, rows), last_rows(&want, rows), bounds)
+        });
+    }
+}
+
+/// Tokens have to be equal, log-probabilities close.
+pub(crate) fn greedy(steps: &[Step], recorded: &Greedy, tolerance: Tolerance) -> Result<Measure, Stop> {
+    let got: Vec<f32> = steps.iter().map(|s| s.logprobs[s.token as usize]).collect();
+    let mut measure = Measure::close(&got, &recorded.logprob, [tolerance.f32_atol, tolerance.f32_rtol])?;
+    if let Some(fault) = other_token(steps, &recorded.tokens, &recorded.margin) {
+        measure.fault = Some(fault);
+    }
+    Ok(measure)
+}
+
+/// The first token that is not the recorded one.
+pub(crate) fn other_token(steps: &[Step], tokens: &[u32], margin: &[f64]) -> Option<String> {
+    if steps.len() != tokens.len() {
+        return Some(format!("{} tokens were generated, {} recorded", steps.len(), tokens.len()));
+    }
+    let at = steps.iter().zip(tokens).position(|(step, token)| step.token != *token)?;
+    let margin = margin.get(at).copied().unwrap_or(f64::NAN);
+    Some(format!("token {at} is {}, want {} by a margin of {margin:.4}", steps[at].token, tokens[at]))
+}
+
+/// Several sequences in one pass have to give the very bits of each alone, for prompts and for the token after them.
+fn batch(model: &dyn LanguageModel, prompts: &[&[u32]]) -> Result<Measure, Stop> {
+    let fresh = || prompts.iter().map(|_| model.state(&CacheOptions::default())).collect::<Result<Vec<State>, _>>();
+    let (mut together, mut alone) = (fresh()?, fresh()?);
+    let next: Vec<&[u32]> = prompts.iter().map(|prompt| &prompt[..1]).collect();
+    let mut measures = Vec::new();
+    for (what, tokens) in [("prompts", prompts), ("next tokens", &next)] {
+        let mut spans: Vec<Span<'_>> =
+            together.iter_mut().zip(tokens).map(|(state, tokens)| Span { tokens, state }).collect();
+        let got = model.forward(&mut spans);
+        let parts: Vec<Tensor> =
+            alone.iter_mut().zip(tokens).map(|(state, tokens)| model.forward(&mut [Span { tokens, state }])).collect();
+        let want_logits: Vec<u32> = parts.iter().flat_map(|hidden| bits(&model.logits(hidden))).collect();
+        let want: Vec<u32> = parts.iter().flat_map(bits).collect();
+        measures.push((format!("hidden states of {what}"), Measure::exact(&bits(&got), &want)));
+        measures.push((format!("logits of {what}"), Measure::exact(&bits(&model.logits(&got)), &want_logits)));
+    }
+    Measure::worst(measures)
+}
+
+fn bits(tensor: &Tensor) -> Vec<u32> {
+    tensor.f32s().iter().map(|x| x.to_bits()).collect()
+}
+
+pub(crate) fn perplexity(case: &Case, sheet: &mut Sheet<'_>) -> Result<(), Stop> {
+    let manifest: manifest::Perplexity = case.read()?;
+    let golden = Golden::open(case)?;
+    let model = load(&case.root.join(&manifest.base))?;
+    let width = golden.raw("tokens")?.shape().last();
+    let tokens = golden.u32("tokens")?;
+    let mut losses: Vec<f32> = Vec::new();
+    for row in tokens.chunks_exact(width) {
+        let logits = Sequence::new(model.as_ref(), &CacheOptions::default())?.feed(&row[..width - 1]);
+        let rows = logits.f32s().chunks_exact(logits.shape().last());
+        losses.extend(
+            rows.zip(&row[1..]).map(|(row, target)| (log_sum_exp(row) - f64::from(row[*target as usize])) as f32),
+        );
+    }
+    sheet.check("token_losses", || {
+        Measure::close(&losses, golden.f32("token_losses")?.f32s(), [manifest.tolerance.token_losses_abs, 0.0])
+    });
+    let count = losses.len() as f64;
+    let mean = losses.iter().map(|x| f64::from(*x)).sum::<f64>() / count;
+    let variance = losses.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    let found = [mean.exp(), mean.exp() * (variance / count).sqrt()];
+    let pairs = [("perplexity", manifest.perplexity), ("standard_error", manifest.standard_error)];
+    for ((name, want), got) in pairs.into_iter().zip(found) {
+        sheet.check(name, || Measure::close(&[got as f32], &[want as f32], [0.0, manifest.tolerance.perplexity_rel]));
+    }
+    Ok(())
+}
