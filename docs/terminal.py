@@ -3,7 +3,7 @@
 
 usage: terminal.py TITLE < transcript > picture.svg
 
-Lines that begin with "$ " or "> " are typed; all others were printed.
+Lines that begin with "$ " or ">>> " are typed; all others were printed.
 """
 
 import html
@@ -20,7 +20,7 @@ for x, colour in ((20, "#ff5f57"), (40, "#febc2e"), (60, "#28c840")):
 font = 'font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, monospace"'
 print(f'<text x="{width / 2}" y="25" fill="#8b949e" {font} font-size="13" text-anchor="middle">{html.escape(sys.argv[1])}</text>')
 for number, line in enumerate(lines):
-    typed = line.startswith(("$ ", "> "))
+    typed = line.startswith(("$ ", ">>> "))
     colour = "#7ee787" if typed else "#8b949e" if line.startswith("(") else "#e6edf3"
     text = html.escape(line)
     print(f'<text x="{LEFT}" y="{TOP + ROW * number}" fill="{colour}" {font} font-size="14" xml:space="preserve">{text}</text>')

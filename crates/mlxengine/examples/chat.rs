@@ -1,5 +1,7 @@
 //! Several turns: each reads only what is new. `cargo run --release --example chat`
 
+#![allow(clippy::print_stdout, reason = "an example prints")]
+
 use mlxengine::{ChatSession, Format, InferenceEngine};
 
 fn main() -> mlxengine::Result<()> {

@@ -1,5 +1,7 @@
 //! One question, one answer: `cargo run --release --example oneshot -- "What is the capital of Peru?"`
 
+#![allow(clippy::print_stdout, reason = "an example prints")]
+
 use mlxengine::{GenerateParams, InferenceEngine, LlmEngine, Prompt};
 
 fn main() -> mlxengine::Result<()> {

@@ -1,6 +1,8 @@
 //! A sampler of one's own: a closure that sees the tokens so far and may change every logit. This one never says the same
 //! token twice in a row. `cargo run --release --example sampler`
 
+#![allow(clippy::print_stdout, reason = "an example prints")]
+
 use mlxengine::{GenerateParams, InferenceEngine, LlmEngine, Prompt};
 
 fn main() -> mlxengine::Result<()> {

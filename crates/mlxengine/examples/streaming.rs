@@ -1,5 +1,7 @@
 //! An answer as it comes, with its speed: `cargo run --release --example streaming`
 
+#![allow(clippy::print_stdout, reason = "an example prints")]
+
 use std::io::Write;
 
 use mlxengine::{GenerateParams, InferenceEngine, LlmEngine, Prompt};

@@ -1,5 +1,7 @@
 //! One engine, many threads: the weights are there once. `cargo run --release --example threads`
 
+#![allow(clippy::print_stdout, reason = "an example prints")]
+
 use mlxengine::{GenerateParams, InferenceEngine, LlmEngine, Prompt};
 
 fn main() -> mlxengine::Result<()> {

@@ -74,13 +74,15 @@ impl ModelSource {
     pub fn resolve(&self, paths: &ModelPaths) -> Result<Source> {
         match self {
             ModelSource::Demo => demo(),
-            ModelSource::Directory(path) => match path.to_str().filter(|_| !path.exists()).map(|name| (name, Self::parse_url(name))) {
-                Some((name, Some(ModelSource::Named { .. }))) => {
-                    Err(EngineError::new(ErrorKind::NotFound, format!("there is no directory {name}"))
-                        .with_remedy(format!("for the model of that name write mlx://{name}")))
+            ModelSource::Directory(path) => {
+                match path.to_str().filter(|_| !path.exists()).map(|name| (name, Self::parse_url(name))) {
+                    Some((name, Some(ModelSource::Named { .. }))) => {
+                        Err(EngineError::new(ErrorKind::NotFound, format!("there is no directory {name}"))
+                            .with_remedy(format!("for the model of that name write mlx://{name}")))
+                    }
+                    _ => Ok(Source::Directory(path.clone())),
                 }
-                _ => Ok(Source::Directory(path.clone())),
-            },
+            }
             ModelSource::Named { id, revision } => {
                 let revision = revision.as_deref().unwrap_or("main");
                 let cached = paths.hub_caches.iter().filter_map(|cache| snapshot(cache, id, revision));

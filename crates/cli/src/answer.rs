@@ -1,0 +1,75 @@
+//! Printing an answer as it comes, and saying how it went.
+
+use mlxengine::{FinishReason, GenerateParams, InferenceEngine, Stats, Step};
+
+use crate::failure::Result;
+use crate::printer::Printer;
+
+/// Prints an answer to its end, which is a line end. An answer that was stopped just ends.
+pub fn print(steps: &mut impl Iterator<Item = mlxengine::Result<Step>>, printer: &Printer) -> Result<FinishReason> {
+    let (mut finish, mut open_line) = (FinishReason::Cancelled, true);
+    let print_steps = || {
+        for step in steps {
+            let step = step?;
+            printer.answer(&step.text)?;
+            finish = step.finish.unwrap_or(finish);
+            if !step.text.is_empty() {
+                open_line = !step.text.ends_with('\n');
+            }
+        }
+        Ok(())
+    };
+    let result = print_steps();
+    if open_line {
+        printer.text("\n")?;
+    }
+    result.map(|()| finish)
+}
+
+/// Why an answer is shorter than the model wanted, if it is and nobody asked for that.
+pub fn cut(finish: FinishReason, stats: &Stats, params: &GenerateParams, engine: &InferenceEngine) -> Option<String> {
+    let asked_for = params.max_tokens.is_some_and(|max| stats.generated_tokens >= max);
+    match engine.context() {
+        Some(context) if finish == FinishReason::Length && !asked_for => {
+            Some(format!("the answer was cut: prompt and answer together reached the context of {context} tokens"))
+        }
+        _ => None,
+    }
+}
+
+/// Counts and speeds in one line.
+pub fn describe(stats: &Stats) -> String {
+    if stats.generated_tokens == 0 {
+        return format!("{} prompt tokens · stopped before the first token", stats.prompt_tokens);
+    }
+    format!(
+        "{} prompt tokens ({} cached + {} read) · first token after {:.0} ms · {} tokens at {:.1} tokens/s",
+        stats.prompt_tokens,
+        stats.cached_tokens,
+        stats.prompt_tokens - stats.cached_tokens,
+        stats.time_to_first_token.as_secs_f64() * 1000.0,
+        stats.generated_tokens,
+        stats.decode_speed(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn statistics_read_well() {
+        let stats = Stats {
+            prompt_tokens: 30,
+            cached_tokens: 20,
+            generated_tokens: 11,
+            time_to_first_token: Duration::from_millis(20),
+            decode_time: Duration::from_millis(100),
+        };
+        let want = "30 prompt tokens (20 cached + 10 read) · first token after 20 ms · 11 tokens at 100.0 tokens/s";
+        assert_eq!(describe(&stats), want);
+        let early = Stats { generated_tokens: 0, ..stats };
+        assert_eq!(describe(&early), "30 prompt tokens · stopped before the first token");
+    }
+}

@@ -1,0 +1,276 @@
+//! What the user may type.
+
+use std::path::PathBuf;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use mlxengine::device;
+use serde_json::{Map, Value};
+
+use crate::parsers;
+use crate::settings;
+
+/// Runs language models on this machine: nothing is sent anywhere
+#[derive(Parser)]
+#[command(name = "mlxengine", disable_version_flag = true, after_long_help = settings::variables_help())]
+pub struct Arguments {
+    /// What to do; without it, chat on a terminal
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// What computes
+    #[command(flatten)]
+    pub device: DeviceArguments,
+
+    /// Print the version, the instruction set and the number of threads
+    #[arg(short = 'V', long)]
+    pub version: bool,
+}
+
+/// The commands.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Talk with a model
+    Chat(ChatArguments),
+    /// Answer once
+    #[command(visible_alias = "generate")]
+    Run(RunArguments),
+    /// Say what a checkpoint is, and what it needs
+    Show(ShowArguments),
+    /// List the families of models that are known
+    Families(FamiliesArguments),
+    /// Print the completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What computes.
+#[derive(Args, Clone, Default)]
+pub struct DeviceArguments {
+    /// Instruction set of the kernels [default: the best of this processor]
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Device")]
+    #[arg(value_parser = PossibleValuesParser::new(device::instruction_sets()))]
+    pub isa: Option<String>,
+
+    /// Threads that compute [default: one a core]
+    #[arg(long, global = true, value_name = "N", help_heading = "Device")]
+    #[arg(value_parser = parsers::threads)]
+    pub threads: Option<usize>,
+}
+
+/// `mlxengine chat`.
+#[derive(Args, Clone, Default)]
+pub struct ChatArguments {
+    /// A directory, mlx://org/name, or demo [default: LLM_CHAT_API_URL, or demo]
+    pub model: Option<String>,
+
+    /// What chat and run share.
+    #[command(flatten)]
+    pub generation: GenerationArguments,
+}
+
+/// `mlxengine run`.
+#[derive(Args)]
+pub struct RunArguments {
+    /// A directory, mlx://org/name, or demo
+    pub model: String,
+
+    /// What to say; piped input is added after it
+    pub prompt: Vec<String>,
+
+    /// Print one JSON object instead of plain text
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+
+    /// Report each token with its log-probability, and this many of the likeliest beside it
+    #[arg(long, value_name = "N", requires = "json", help_heading = "Output")]
+    pub logprobs: Option<usize>,
+
+    /// Continue the prompt as plain text, without the chat template
+    #[arg(long, conflicts_with_all = ["system", "chat_template_arg", "chat_template_config"], help_heading = "Prompt")]
+    pub raw: bool,
+
+    /// What chat and run share.
+    #[command(flatten)]
+    pub generation: GenerationArguments,
+}
+
+/// `mlxengine show`.
+#[derive(Args)]
+pub struct ShowArguments {
+    /// A directory, mlx://org/name, or demo
+    pub model: String,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `mlxengine families`.
+#[derive(Args)]
+pub struct FamiliesArguments {
+    /// Print a JSON list
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where the sampling parameters come from that no flag sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Defaults {
+    /// What the model's makers advise
+    Model,
+    /// The likeliest token each time
+    Greedy,
+}
+
+/// What `chat` and `run` share.
+#[derive(Args, Clone, Default)]
+pub struct GenerationArguments {
+    /// Instructions for the model
+    #[arg(long, visible_alias = "system-prompt", value_name = "TEXT", help_heading = "Prompt")]
+    pub system: Option<String>,
+
+    /// A variable of the chat template, as in enable_thinking=false; may be repeated
+    #[arg(long, value_name = "KEY=JSON", value_parser = parsers::template_variable, help_heading = "Prompt")]
+    pub chat_template_arg: Vec<(String, Value)>,
+
+    /// Variables of the chat template, as a JSON object
+    #[arg(long, value_name = "JSON", value_parser = parsers::template_variables, help_heading = "Prompt")]
+    pub chat_template_config: Option<Map<String, Value>>,
+
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sampling: SamplingArguments,
+
+    /// Memory and context.
+    #[command(flatten)]
+    pub cache: CacheArguments,
+
+    /// Print counts and speeds to standard error after each answer
+    #[arg(short, long, help_heading = "Output")]
+    pub verbose: bool,
+}
+
+/// How tokens are chosen.
+#[derive(Args, Clone, Default)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplingArguments {
+    /// Where parameters come from that no flag sets [default: model in chat, greedy in run]
+    #[arg(long, value_name = "SOURCE")]
+    pub defaults: Option<Defaults>,
+
+    /// At most this many tokens [default: until the end of the answer or of the context]
+    #[arg(short, long, value_name = "N", value_parser = parsers::positive)]
+    pub max_tokens: Option<usize>,
+
+    /// 0 takes the likeliest token; higher values draw more freely
+    #[arg(long, alias = "temperature", value_name = "T", value_parser = parsers::non_negative, allow_negative_numbers = true)]
+    pub temp: Option<f32>,
+
+    /// Draw from the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", value_parser = parsers::probability, allow_negative_numbers = true)]
+    pub top_p: Option<f32>,
+
+    /// Draw from this many likeliest tokens; 0 turns it off
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+
+    /// Draw from tokens at least this many times as likely as the likeliest
+    #[arg(long, value_name = "P", value_parser = parsers::probability, allow_negative_numbers = true)]
+    pub min_p: Option<f32>,
+
+    /// Tokens that min-p keeps in any case
+    #[arg(long, value_name = "N", value_parser = parsers::positive)]
+    pub min_tokens_to_keep: Option<usize>,
+
+    /// How often the likeliest choices are excluded (XTC)
+    #[arg(long, value_name = "P", value_parser = parsers::probability, allow_negative_numbers = true)]
+    pub xtc_probability: Option<f32>,
+
+    /// XTC excludes tokens likelier than this
+    #[arg(long, value_name = "P", value_parser = parsers::threshold, allow_negative_numbers = true, requires = "xtc_probability")]
+    pub xtc_threshold: Option<f32>,
+
+    /// Make tokens that occurred less likely; 1 turns it off
+    #[arg(long, value_name = "X", value_parser = parsers::non_negative, allow_negative_numbers = true)]
+    pub repetition_penalty: Option<f32>,
+
+    /// Tokens that the repetition penalty looks back at; 0 is all
+    #[arg(long, value_name = "N")]
+    pub repetition_context_size: Option<usize>,
+
+    /// Lower the score of each token that occurred
+    #[arg(long, value_name = "X", value_parser = parsers::finite, allow_negative_numbers = true)]
+    pub presence_penalty: Option<f32>,
+
+    /// Tokens that the presence penalty looks back at; 0 is all
+    #[arg(long, value_name = "N")]
+    pub presence_context_size: Option<usize>,
+
+    /// Lower the score of a token once per occurrence
+    #[arg(long, value_name = "X", value_parser = parsers::finite, allow_negative_numbers = true)]
+    pub frequency_penalty: Option<f32>,
+
+    /// Tokens that the frequency penalty looks back at; 0 is all
+    #[arg(long, value_name = "N")]
+    pub frequency_context_size: Option<usize>,
+
+    /// Add to the score of one token; may be repeated
+    #[arg(long, value_name = "ID=BIAS", value_parser = parsers::logit_bias)]
+    pub logit_bias: Vec<(u32, f32)>,
+
+    /// Make drawn text repeatable
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// End the answer before this text; may be repeated
+    #[arg(long, value_name = "TEXT", value_parser = parsers::some_text)]
+    pub stop: Vec<String>,
+
+    /// Go on past the model's end of turn
+    #[arg(long)]
+    pub ignore_eos: bool,
+}
+
+/// Memory and context.
+#[derive(Args, Clone, Default)]
+#[command(next_help_heading = "Memory")]
+pub struct CacheArguments {
+    /// Longest sequence in tokens, prompt and answer together [default: the model's, or what fits]
+    #[arg(long, visible_alias = "ctx-size", value_name = "N", value_parser = parsers::positive)]
+    pub context: Option<usize>,
+
+    /// Keep at most this many tokens in the cache; the oldest are forgotten
+    #[arg(long, value_name = "N", value_parser = parsers::cache_size)]
+    pub max_kv_size: Option<usize>,
+
+    /// Keep the cache in this many bits
+    #[arg(long, value_name = "N", value_parser = one_of(["2", "3", "4", "5", "6", "8"]))]
+    pub kv_bits: Option<String>,
+
+    /// Numbers of the quantized cache that share a scale [default: 64]
+    #[arg(long, value_name = "N", requires = "kv_bits", value_parser = one_of(["32", "64", "128"]))]
+    pub kv_group_size: Option<String>,
+
+    /// Quantize the cache once it has this many tokens [default: 5000]
+    #[arg(long, value_name = "N", requires = "kv_bits")]
+    pub quantized_kv_start: Option<usize>,
+
+    /// Prompt tokens that are read in one pass [default: 512]
+    #[arg(long, value_name = "N", value_parser = parsers::positive)]
+    pub prefill_step_size: Option<usize>,
+}
+
+fn one_of<const N: usize>(values: [&'static str; N]) -> PossibleValuesParser {
+    PossibleValuesParser::new(values)
+}
+
+/// A path that was typed in a conversation.
+pub fn typed_path(text: &str, home: Option<&std::path::Path>) -> PathBuf {
+    match (text.strip_prefix("~/"), home) {
+        (Some(rest), Some(home)) => home.join(rest),
+        _ => PathBuf::from(text),
+    }
+}

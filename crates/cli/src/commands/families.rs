@@ -1,0 +1,22 @@
+//! `mlxengine families`: the families of models that are known.
+
+use mlxengine::FAMILIES;
+use serde_json::json;
+
+use crate::App;
+use crate::arguments::FamiliesArguments;
+use crate::failure::Result;
+
+/// Prints the list.
+pub fn run(arguments: &FamiliesArguments, app: &App) -> Result<()> {
+    if arguments.json {
+        let list: Vec<_> = FAMILIES.iter().map(|f| json!({"name": f.name, "model_types": f.model_types})).collect();
+        return app.printer.line(&format!("{:#}", serde_json::Value::from(list)));
+    }
+    let width = FAMILIES.iter().map(|f| f.name.len()).max().unwrap_or(0);
+    for family in FAMILIES {
+        let name = app.printer.bold(&format!("{:width$}", family.name));
+        app.printer.line(&format!("{name}  model_type {}", family.model_types.join(", ")))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! The commands, one file each.
+
+pub mod chat;
+pub mod completions;
+pub mod families;
+pub mod run;
+pub mod show;
+pub mod version;

@@ -1,0 +1,33 @@
+//! Why a command ends early.
+
+use mlxengine::{EngineError, ErrorKind};
+
+/// A result of a command or a part of it.
+pub type Result<T, E = Stop> = std::result::Result<T, E>;
+
+/// Why a command ends early.
+#[derive(Debug)]
+pub enum Stop {
+    /// Something went wrong.
+    Failed(EngineError),
+    /// The user pressed Ctrl-C.
+    Interrupted,
+    /// Nobody reads our output any more.
+    Closed,
+}
+
+impl From<EngineError> for Stop {
+    fn from(error: EngineError) -> Self {
+        Stop::Failed(error)
+    }
+}
+
+/// An error about what the user gave.
+pub fn invalid(message: impl Into<String>) -> EngineError {
+    EngineError::new(ErrorKind::InvalidInput, message)
+}
+
+/// An error of the operating system: `cannot write notes.md: permission denied`.
+pub fn io(what: impl std::fmt::Display, error: std::io::Error) -> EngineError {
+    EngineError::new(ErrorKind::Io, format!("{what}: {error}")).with_source(error)
+}

@@ -1,0 +1,260 @@
+//! What the user typed, resolved with the environment. Nothing else reads the environment.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use mlxengine::{
+    CacheOptions, EngineError, ErrorKind, GenerateOptions, GenerateParams, KvQuantization, LoadOptions, ModelPaths,
+    RenderOptions, device,
+};
+
+use crate::arguments::{CacheArguments, Defaults, DeviceArguments, GenerationArguments, SamplingArguments};
+use crate::failure::{Result, invalid};
+
+/// A variable of the environment.
+struct Variable {
+    name: &'static str,
+    meaning: &'static str,
+}
+
+const ISA: Variable = Variable { name: "MLXENGINE_ISA", meaning: "instruction set of the kernels, as --isa" };
+const THREADS: Variable = Variable { name: "MLXENGINE_THREADS", meaning: "threads that compute, as --threads" };
+const MODELS: Variable = Variable {
+    name: "MLXENGINE_MODELS",
+    meaning: "directories with models as org/name, separated as in PATH; mlx://org/name is looked for there",
+};
+const CHAT_URL: Variable = Variable { name: "LLM_CHAT_API_URL", meaning: "the model of `chat`, as mlx://org/name" };
+const HF_HUB_CACHE: Variable =
+    Variable { name: "HF_HUB_CACHE", meaning: "the Hub's cache, shared with other programs" };
+const HF_HOME: Variable = Variable { name: "HF_HOME", meaning: "the folder of that cache, as `hub` in it" };
+const XDG_CACHE_HOME: Variable =
+    Variable { name: "XDG_CACHE_HOME", meaning: "the folder of that cache, as `huggingface/hub` in it [~/.cache]" };
+const NO_COLOR: Variable = Variable { name: "NO_COLOR", meaning: "if set and not empty: no colours" };
+const TERM: Variable = Variable { name: "TERM", meaning: "if `dumb`: no colours and no bars" };
+
+/// Every variable that is read, in the order of the help.
+const VARIABLES: [&Variable; 9] =
+    [&ISA, &THREADS, &MODELS, &CHAT_URL, &HF_HUB_CACHE, &HF_HOME, &XDG_CACHE_HOME, &NO_COLOR, &TERM];
+
+impl Variable {
+    /// Its value; an empty one counts as none, as programs of the shell expect.
+    fn read(&self) -> Option<OsString> {
+        std::env::var_os(self.name).filter(|value| !value.is_empty())
+    }
+
+    fn text(&self) -> Result<Option<String>> {
+        let text = |value: OsString| {
+            value.into_string().map_err(|_| invalid(format!("the variable {} is not UTF-8", self.name)))
+        };
+        Ok(self.read().map(text).transpose()?)
+    }
+
+    fn refuse(&self, value: &str, expected: &str) -> EngineError {
+        EngineError::new(
+            ErrorKind::InvalidParameter,
+            format!("the variable {} is `{value}`, and must be {expected}", self.name),
+        )
+        .with_remedy("change or unset it")
+    }
+}
+
+/// The part of the help about the environment.
+pub fn variables_help() -> String {
+    let line = |v: &&Variable| format!("  {:<18} {}", v.name, v.meaning);
+    format!("Environment:\n{}", VARIABLES.iter().map(line).collect::<Vec<_>>().join("\n"))
+}
+
+/// What may be sent to a terminal beside text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// Colours and weights of letters.
+    pub colours: bool,
+    /// Bars that are drawn over themselves.
+    pub bars: bool,
+}
+
+/// What the terminal can do and the user allows.
+pub fn abilities() -> Abilities {
+    let bars = TERM.read().is_none_or(|term| term != "dumb");
+    Abilities { colours: bars && NO_COLOR.read().is_none(), bars }
+}
+
+/// What does not depend on the command.
+pub struct Settings {
+    isa: Option<String>,
+    threads: Option<usize>,
+    paths: ModelPaths,
+    chat_url: Option<String>,
+    home: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Resolves the device's arguments with the environment; arguments win.
+    pub fn read(arguments: &DeviceArguments) -> Result<Self> {
+        let home = std::env::home_dir();
+        Ok(Self {
+            isa: isa(arguments)?,
+            threads: threads(arguments)?,
+            paths: ModelPaths {
+                hub_caches: hub_cache(home.as_deref()).into_iter().collect(),
+                directories: MODELS.read().map(|list| std::env::split_paths(&list).collect()).unwrap_or_default(),
+            },
+            chat_url: CHAT_URL.text()?,
+            home,
+        })
+    }
+
+    /// Chooses the instruction set and the threads for the process.
+    pub fn configure_device(&self) -> Result<()> {
+        Ok(device::configure(self.isa.as_deref(), self.threads)?)
+    }
+
+    /// The model that `chat` uses: the one named, the environment's, or the demo.
+    pub fn chat_model(&self, named: Option<&str>) -> Result<String> {
+        match (named, &self.chat_url) {
+            (Some(model), _) => Ok(model.to_owned()),
+            (None, Some(url)) if url.starts_with("mlx://") => Ok(url.clone()),
+            (None, Some(url)) => Err(CHAT_URL.refuse(url, "the address of a model here, as in mlx://org/name").into()),
+            (None, None) => Ok("demo".to_owned()),
+        }
+    }
+
+    /// The user's own folder.
+    pub fn home(&self) -> Option<&Path> {
+        self.home.as_deref()
+    }
+
+    /// How a model is loaded.
+    pub fn load_options(&self, arguments: &CacheArguments) -> LoadOptions {
+        LoadOptions {
+            paths: self.paths.clone(),
+            context: arguments.context,
+            generate: GenerateOptions {
+                cache: CacheOptions { max_tokens: arguments.max_kv_size, quantize: quantization(arguments) },
+                prefill_chunk: arguments.prefill_step_size.unwrap_or(GenerateOptions::default().prefill_chunk),
+                ..GenerateOptions::default()
+            },
+            memory: None,
+        }
+    }
+}
+
+fn isa(arguments: &DeviceArguments) -> Result<Option<String>> {
+    if arguments.isa.is_some() {
+        return Ok(arguments.isa.clone());
+    }
+    let Some(name) = ISA.text()? else { return Ok(None) };
+    let all = device::instruction_sets();
+    if all.contains(&name.as_str()) {
+        return Ok(Some(name));
+    }
+    Err(ISA.refuse(&name, &format!("one of {}", all.join(", "))).into())
+}
+
+fn threads(arguments: &DeviceArguments) -> Result<Option<usize>> {
+    if arguments.threads.is_some() {
+        return Ok(arguments.threads);
+    }
+    let Some(text) = THREADS.text()? else { return Ok(None) };
+    match text.trim().parse() {
+        Ok(threads) if (1..=device::MAX_THREADS).contains(&threads) => Ok(Some(threads)),
+        _ => Err(THREADS.refuse(&text, &format!("a number from 1 to {}", device::MAX_THREADS)).into()),
+    }
+}
+
+/// The Hub's cache, where its own tools put it.
+fn hub_cache(home: Option<&Path>) -> Option<PathBuf> {
+    let path = |variable: &Variable| variable.read().map(PathBuf::from);
+    let cache = || path(&XDG_CACHE_HOME).or_else(|| Some(home?.join(".cache")));
+    path(&HF_HUB_CACHE).or_else(|| Some(path(&HF_HOME).or_else(|| Some(cache()?.join("huggingface")))?.join("hub")))
+}
+
+fn quantization(arguments: &CacheArguments) -> Option<KvQuantization> {
+    let number = |text: &str| text.parse().expect("the parser accepts numbers alone");
+    let group = arguments.kv_group_size.as_deref().map_or(64, number);
+    // Both defaults are mlx-lm's.
+    let start = arguments.quantized_kv_start.unwrap_or(5000);
+    let bits = arguments.kv_bits.as_deref().map(number)?;
+    Some(KvQuantization { bits: u32::try_from(bits).unwrap_or(u32::MAX), group, start: Some(start).filter(|n| *n > 0) })
+}
+
+/// The sampling parameters: `advised` are the model's.
+pub fn params(arguments: &SamplingArguments, advised: &GenerateParams, unless_said: Defaults) -> GenerateParams {
+    let mut params = match arguments.defaults.unwrap_or(unless_said) {
+        Defaults::Model => advised.clone(),
+        Defaults::Greedy => GenerateParams::default(),
+    };
+    macro_rules! take {
+        ($($field:ident from $flag:ident),*) => { $(if let Some(value) = arguments.$flag { params.$field = value; })* };
+    }
+    take!(
+        temperature from temp, top_p from top_p, top_k from top_k, min_p from min_p,
+        min_tokens_to_keep from min_tokens_to_keep,
+        xtc_probability from xtc_probability, xtc_threshold from xtc_threshold,
+        repetition_penalty from repetition_penalty, repetition_context_size from repetition_context_size,
+        presence_penalty from presence_penalty, presence_context_size from presence_context_size,
+        frequency_penalty from frequency_penalty, frequency_context_size from frequency_context_size
+    );
+    params.max_tokens = arguments.max_tokens.or(params.max_tokens);
+    params.seed = arguments.seed.or(params.seed);
+    params.logit_bias.extend(arguments.logit_bias.iter().copied());
+    params.stop.extend(arguments.stop.iter().cloned());
+    params.ignore_eos |= arguments.ignore_eos;
+    params
+}
+
+/// Flags that were given and mean nothing, because the likeliest token is always taken.
+pub fn flags_without_effect(arguments: &SamplingArguments, params: &GenerateParams) -> Vec<&'static str> {
+    let flags = [
+        ("--top-p", arguments.top_p.is_some()),
+        ("--top-k", arguments.top_k.is_some()),
+        ("--min-p", arguments.min_p.is_some()),
+        ("--min-tokens-to-keep", arguments.min_tokens_to_keep.is_some()),
+        ("--xtc-probability", arguments.xtc_probability.is_some()),
+    ];
+    let given = flags.into_iter().filter(|(_, given)| *given && params.temperature == 0.0);
+    given.map(|(flag, _)| flag).collect()
+}
+
+/// What the chat template is told.
+pub fn render_options(arguments: &GenerationArguments) -> RenderOptions {
+    let mut extra = arguments.chat_template_config.clone().unwrap_or_default();
+    extra.extend(arguments.chat_template_arg.iter().cloned());
+    RenderOptions { add_generation_prompt: true, extra, ..RenderOptions::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_defaults() {
+        let advised = GenerateParams::default().with_temperature(0.6).with_top_k(20);
+        let flags = SamplingArguments { temp: Some(0.1), stop: vec!["x".into()], ..SamplingArguments::default() };
+        let model = params(&flags, &advised, Defaults::Model);
+        assert_eq!((model.temperature, model.top_k, model.stop.len()), (0.1, 20, 1));
+        assert_eq!(params(&flags, &advised, Defaults::Greedy).top_k, 0);
+        let said = SamplingArguments { defaults: Some(Defaults::Greedy), ..flags };
+        assert_eq!(params(&said, &advised, Defaults::Model).top_k, 0);
+    }
+
+    #[test]
+    fn flags_that_mean_nothing_are_named() {
+        let flags = SamplingArguments { top_p: Some(0.5), ..SamplingArguments::default() };
+        assert_eq!(flags_without_effect(&flags, &GenerateParams::default()), ["--top-p"]);
+        assert!(flags_without_effect(&flags, &GenerateParams::default().with_temperature(1.0)).is_empty());
+    }
+
+    #[test]
+    fn the_help_names_every_variable() {
+        let help = variables_help();
+        assert!(VARIABLES.iter().all(|v| help.contains(v.name)));
+    }
+
+    #[test]
+    fn a_quantized_cache_starts_as_in_mlx_lm() {
+        let arguments = CacheArguments { kv_bits: Some("4".into()), ..CacheArguments::default() };
+        assert_eq!(quantization(&arguments), Some(KvQuantization { bits: 4, group: 64, start: Some(5000) }));
+        assert_eq!(quantization(&CacheArguments::default()), None);
+    }
+}

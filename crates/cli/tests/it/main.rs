@@ -1,0 +1,9 @@
+//! Transcripts of the built program, as its users see it.
+
+mod common;
+mod errors;
+#[cfg(unix)]
+mod pipes;
+mod run;
+#[cfg(unix)]
+mod terminal;
