@@ -21,7 +21,7 @@ font = 'font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, monospace"'
 print(f'<text x="{width / 2}" y="25" fill="#8b949e" {font} font-size="13" text-anchor="middle">{html.escape(sys.argv[1])}</text>')
 for number, line in enumerate(lines):
     typed = line.startswith(("$ ", ">>> "))
-    colour = "#7ee787" if typed else "#8b949e" if line.startswith("(") else "#e6edf3"
+    colour = "#7ee787" if typed else "#8b949e" if "tokens/s" in line else "#e6edf3"
     text = html.escape(line)
     print(f'<text x="{LEFT}" y="{TOP + ROW * number}" fill="{colour}" {font} font-size="14" xml:space="preserve">{text}</text>')
 print("</svg>")

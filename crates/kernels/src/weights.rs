@@ -93,7 +93,9 @@ impl<'a> Matrix<'a> {
     /// The `count` rows from `start` on: no bytes are copied.
     pub fn slice_rows(&self, start: usize, count: usize) -> Matrix<'a> {
         assert!(start + count <= self.rows, "rows {start}..{} of a matrix of {} rows", start + count, self.rows);
-        let cut = |bytes: &'a [u8], row: usize| if bytes.is_empty() { bytes } else { &bytes[start * row..(start + count) * row] };
+        let cut = |bytes: &'a [u8], row: usize| {
+            if bytes.is_empty() { bytes } else { &bytes[start * row..(start + count) * row] }
+        };
         let elements = match self.elements {
             Elements::Dense(float, bytes) => Elements::Dense(float, cut(bytes, self.cols * float.size())),
             Elements::Quantized(q) => {

@@ -10,7 +10,10 @@ fn main() -> mlxengine::Result<()> {
     for turn in ["My name is Ada.", "What is the capital of Italy?", "What is my name?"] {
         let reply = chat.send(turn)?;
         let new = reply.stats.prompt_tokens - reply.stats.cached_tokens;
-        println!("> {turn}\n{}\n  ({} tokens in the prompt, {new} of them read now)\n", reply.text, reply.stats.prompt_tokens);
+        println!(
+            "> {turn}\n{}\n  ({} tokens in the prompt, {new} of them read now)\n",
+            reply.text, reply.stats.prompt_tokens
+        );
     }
     println!("{}", chat.export(Format::Markdown)?);
     Ok(())

@@ -10,7 +10,9 @@ fn main() -> mlxengine::Result<()> {
     std::thread::scope(|scope| {
         let ask = |country: &'static str| {
             let engine = engine.clone();
-            scope.spawn(move || engine.generate(Prompt::chat(format!("What is the capital of {country}?")), &GenerateParams::default()))
+            scope.spawn(move || {
+                engine.generate(Prompt::chat(format!("What is the capital of {country}?")), &GenerateParams::default())
+            })
         };
         let answers: Vec<_> = countries.map(ask).into_iter().collect();
         for answer in answers {

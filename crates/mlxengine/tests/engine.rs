@@ -4,8 +4,8 @@
 use std::sync::LazyLock;
 
 use mlxengine::{
-    CacheOptions, ErrorKind, Feature, FinishReason, GenerateOptions, GenerateParams, InferenceEngine, KvQuantization, LlmEngine,
-    LoadOptions, Message, Prompt,
+    CacheOptions, ErrorKind, Feature, FinishReason, GenerateOptions, GenerateParams, InferenceEngine, KvQuantization,
+    LlmEngine, LoadOptions, Message, Prompt,
 };
 
 static DEMO: LazyLock<InferenceEngine> = LazyLock::new(|| InferenceEngine::load("demo").expect("the demo model loads"));
@@ -55,7 +55,8 @@ fn a_stream_is_the_whole_in_pieces() {
 
 #[test]
 fn many_threads_give_the_same_answers_as_one() {
-    let questions = ["What is the capital of Italy?", "What is 3 + 4?", "What is the opposite of hot?", "Count from one to five."];
+    let questions =
+        ["What is the capital of Italy?", "What is 3 + 4?", "What is the opposite of hot?", "Count from one to five."];
     let alone: Vec<String> = questions.iter().map(|q| say(q, &greedy())).collect();
     std::thread::scope(|scope| {
         let answers: Vec<_> = questions.iter().cycle().take(8).map(|q| scope.spawn(|| say(q, &greedy()))).collect();
@@ -82,9 +83,12 @@ fn answers_end_where_they_are_told_to() {
     assert_eq!((short.finish, short.stats.generated_tokens), (FinishReason::Length, 5));
     let whole = say("What is the capital of France?", &greedy());
     let (before, _) = whole.split_once("of France").unwrap();
-    let stopped = DEMO.generate(Prompt::chat("What is the capital of France?"), &greedy().with_stop(vec!["of France".into()])).unwrap();
+    let stopped = DEMO
+        .generate(Prompt::chat("What is the capital of France?"), &greedy().with_stop(vec!["of France".into()]))
+        .unwrap();
     assert_eq!((stopped.text.as_str(), stopped.finish), (before, FinishReason::Stop));
-    let on = DEMO.generate(Prompt::chat("What is 1 + 1?"), &greedy().with_ignore_eos(true).with_max_tokens(40)).unwrap();
+    let on =
+        DEMO.generate(Prompt::chat("What is 1 + 1?"), &greedy().with_ignore_eos(true).with_max_tokens(40)).unwrap();
     assert_eq!((on.finish, on.stats.generated_tokens), (FinishReason::Length, 40));
 }
 
@@ -107,7 +111,8 @@ fn what_cannot_be_is_refused_with_a_remedy() {
     assert_eq!(refuse(Prompt::Tokens(vec![4096]), &greedy()).kind(), ErrorKind::InvalidInput);
     assert_eq!(refuse(Prompt::chat("x"), &greedy().with_top_p(1.5)).kind(), ErrorKind::InvalidParameter);
     let image: Vec<Message> =
-        serde_json::from_str(r#"[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:,"}}]}]"#).unwrap();
+        serde_json::from_str(r#"[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:,"}}]}]"#)
+            .unwrap();
     assert!(DEMO.generate(Prompt::messages(image), &greedy()).is_err());
     let memory = |context, memory| {
         let options = LoadOptions { context, memory: Some(memory), ..LoadOptions::default() };
@@ -127,12 +132,21 @@ fn caches_of_all_kinds_talk_sense() {
         let options = LoadOptions { generate: GenerateOptions { cache, ..Default::default() }, ..Default::default() };
         InferenceEngine::load_with("demo", &options, |_| {})
     };
-    let quantize = |bits, start| CacheOptions { quantize: Some(KvQuantization { bits, group: 64, start }), max_tokens: None };
-    for cache in [quantize(8, None), quantize(8, Some(4)), quantize(4, Some(0)), CacheOptions { max_tokens: Some(64), quantize: None }] {
-        let answer = with(cache.clone()).unwrap().generate(Prompt::chat("What is the capital of France?"), &greedy()).unwrap();
+    let quantize =
+        |bits, start| CacheOptions { quantize: Some(KvQuantization { bits, group: 64, start }), max_tokens: None };
+    for cache in [
+        quantize(8, None),
+        quantize(8, Some(4)),
+        quantize(4, Some(0)),
+        CacheOptions { max_tokens: Some(64), quantize: None },
+    ] {
+        let answer =
+            with(cache.clone()).unwrap().generate(Prompt::chat("What is the capital of France?"), &greedy()).unwrap();
         assert!(answer.text.contains("Paris"), "{cache:?}: {}", answer.text);
     }
-    let error = with(CacheOptions { quantize: Some(KvQuantization { bits: 4, group: 128, start: None }), max_tokens: None }).unwrap_err();
+    let error =
+        with(CacheOptions { quantize: Some(KvQuantization { bits: 4, group: 128, start: None }), max_tokens: None })
+            .unwrap_err();
     assert!(error.to_string().contains("groups of 128"), "{error}");
 }
 
@@ -142,7 +156,9 @@ fn an_unloaded_model_says_so() {
     let under_way = engine.stream(Prompt::chat("What is the capital of France?"), &greedy()).unwrap();
     engine.unload();
     assert!(!engine.is_loaded());
-    assert!(engine.generate(Prompt::chat("x"), &greedy()).unwrap_err().to_string().contains("was unloaded; load it again"));
+    assert!(
+        engine.generate(Prompt::chat("x"), &greedy()).unwrap_err().to_string().contains("was unloaded; load it again")
+    );
     assert!(under_way.finish().unwrap().text.contains("Paris"));
 }
 

@@ -22,7 +22,10 @@ fn it_remembers_and_reads_nothing_twice() {
     assert!(second.stats.cached_tokens >= spoken - 1, "{:?} after {:?}", second.stats, first.stats);
     let read = second.stats.prompt_tokens - second.stats.cached_tokens;
     assert!(read < 25, "{read} tokens were read for a short turn");
-    assert_eq!(chat.messages().iter().map(|m| m.role).collect::<Vec<_>>(), [Role::User, Role::Assistant, Role::User, Role::Assistant]);
+    assert_eq!(
+        chat.messages().iter().map(|m| m.role).collect::<Vec<_>>(),
+        [Role::User, Role::Assistant, Role::User, Role::Assistant]
+    );
 }
 
 #[test]
@@ -81,7 +84,9 @@ fn one_answer_at_a_time_from_any_thread() {
     assert_eq!(chat.messages().len(), 2);
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| session().send("What is the capital of France?").map(|r| assert!(r.text.contains("Paris"))).unwrap());
+            scope.spawn(|| {
+                session().send("What is the capital of France?").map(|r| assert!(r.text.contains("Paris"))).unwrap()
+            });
         }
     });
 }
@@ -119,7 +124,11 @@ fn conversations_travel() {
         let copy = ChatSession::import(&DEMO, &chat.export(format).unwrap(), format).unwrap();
         assert_eq!(copy.messages(), chat.messages(), "{format:?}");
     }
-    let foreign = ChatSession::import(&DEMO, r#"[{"role":"user","content":"hi"},{"role":"assistant","content":"hello"}]"#, Format::Json);
+    let foreign = ChatSession::import(
+        &DEMO,
+        r#"[{"role":"user","content":"hi"},{"role":"assistant","content":"hello"}]"#,
+        Format::Json,
+    );
     assert_eq!(foreign.unwrap().messages().len(), 2);
     assert!(ChatSession::import(&DEMO, "{", Format::OpenAi).is_err());
     assert!(ChatSession::import(&DEMO, r#"{"version": 9}"#, Format::Json).is_err());

@@ -27,8 +27,9 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
         router: if mixture.norm_topk_prob { Router::SoftmaxOfChosen } else { Router::SoftmaxOfAll },
     };
     let step = mixture.decoder_sparse_step.unwrap_or(1).max(1);
-    let sparse =
-        |index: usize| experts.count > 0 && (index + 1).is_multiple_of(step) && !mixture.mlp_only_layers.contains(&index);
+    let sparse = |index: usize| {
+        experts.count > 0 && (index + 1).is_multiple_of(step) && !mixture.mlp_only_layers.contains(&index)
+    };
     c.decoder(false, |index| {
         Ok(Layer {
             mixer: Mixer::Attention(Attention { qk_norm: Some(c.norm()), ..c.attention()? }),
