@@ -301,6 +301,33 @@ impl<'a> View<'a> {
         self.codes.as_ptr().wrapping_add(row * self.row_bytes)
     }
 
+    /// One past the last byte of the elements.
+    #[inline(always)]
+    pub(crate) fn code_end(&self) -> *const u8 {
+        self.codes.as_ptr_range().end
+    }
+
+    /// How scales are stored.
+    #[inline(always)]
+    pub(crate) fn scale_type(&self) -> ScaleType {
+        self.scale_type
+    }
+
+    /// What every scale is to be multiplied with.
+    #[inline(always)]
+    pub(crate) fn multiplier(&self) -> f32 {
+        self.multiplier
+    }
+
+    /// The first scale and bias of a row, as stored, and the bytes that are readable from each; there are biases only if
+    /// [`View::is_affine`].
+    #[inline(always)]
+    pub(crate) fn scale_row(&self, row: usize) -> (*const u8, *const u8, usize) {
+        debug_assert!(row < self.rows);
+        let at = row * self.groups * self.scale_type.size();
+        (self.scales.as_ptr().wrapping_add(at), self.biases.as_ptr().wrapping_add(at), self.scales.len() - at)
+    }
+
     /// Converts the scales (times the multiplier) and biases of `groups` of a row, at most [`SCALES`].
     #[inline(always)]
     pub(crate) fn scales<S: Simd>(&self, s: S, row: usize, groups: Range<usize>, out: &mut Scales) {
@@ -334,6 +361,21 @@ impl<'a> View<'a> {
             s.prefetch(self.scales.as_ptr().wrapping_add(at));
             s.prefetch(self.biases.as_ptr().wrapping_add(at));
         }
+    }
+
+    /// Where the scales and the biases of a row's groups from `group` on begin, and how they are stored.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn scale_bytes(&self, row: usize, group: usize) -> (ScaleType, *const u8, *const u8) {
+        debug_assert!(row < self.rows && group < self.groups);
+        let at = (row * self.groups + group) * self.scale_type.size();
+        (self.scale_type, self.scales.as_ptr().wrapping_add(at), self.biases.as_ptr().wrapping_add(at))
+    }
+
+    /// Where some elements of a row begin, and their bytes.
+    pub(crate) fn bytes(&self, row: usize, cols: Range<usize>) -> (*const u8, usize) {
+        let byte = |col: usize| self.row_bytes * col / self.cols.max(1);
+        (self.row(row).wrapping_add(byte(cols.start)), byte(cols.end) - byte(cols.start))
     }
 
     /// Decodes elements `cols` of a row; `cols.start` begins a group and a vector. The last vector is filled with zeros.

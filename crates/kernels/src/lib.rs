@@ -25,6 +25,7 @@ pub mod weights;
 mod arch;
 mod codec;
 mod cpu;
+mod dots;
 mod scratch;
 mod split;
 

@@ -6,10 +6,15 @@
 
 mod blocked;
 mod direct;
+mod integer;
+mod tiles;
 mod untransposed;
 
+pub use integer::{fast_kernel_name, gather_matmul_fast, matmul_fast};
+pub use tiles::{TileUnit, matmul_on, matmul_tiles};
+
 use crate::codec::View;
-use crate::weights::{Elements, Float, Matrix};
+use crate::weights::{Elements, Float, Matrix, Precision};
 use crate::{Cpu, scratch};
 
 /// Weight rows that the blocked kernel decodes at a time; tasks are made of such blocks.
@@ -35,22 +40,50 @@ fn choose(rows: usize) -> Kernel {
 
 /// Name of the kernel that [`matmul`] uses for `rows` input rows, as in `x86_64-avx512-affine4g64-direct`.
 pub fn kernel_name(cpu: &Cpu, w: &Matrix<'_>, rows: usize) -> String {
-    let form = match w.elements {
+    let form = form_name(&w.elements);
+    format!("{}-{form}-{:?}", cpu.isa.full_name(), choose(rows))
+        .replace("Direct", "direct")
+        .replace("Blocked", "blocked")
+}
+
+/// Printable name of a storage form, as in `affine4g64`.
+fn form_name(elements: &Elements<'_>) -> String {
+    match elements {
         Elements::Dense(Float::F32, _) => "f32".to_owned(),
         Elements::Dense(Float::F16, _) => "f16".to_owned(),
         Elements::Dense(Float::Bf16, _) => "bf16".to_owned(),
         Elements::Quantized(q) => {
-            let bits = if q.format.mode == crate::weights::QuantMode::Affine {
-                q.format.bits.to_string()
-            } else {
-                String::new()
-            };
+            let affine = q.format.mode == crate::weights::QuantMode::Affine;
+            let bits = if affine { q.format.bits.to_string() } else { String::new() };
             format!("{:?}{bits}g{}", q.format.mode, q.format.group).to_lowercase()
         }
-    };
-    format!("{}-{form}-{:?}", cpu.isa.full_name(), choose(rows))
-        .replace("Direct", "direct")
-        .replace("Blocked", "blocked")
+    }
+}
+
+/// [`matmul`] in the precision asked for: the one place where a rounded product is preferred.
+///
+/// Prompts meet tiles of bf16, where the processor has them: many rows share the decoding. The rest meets integers.
+pub fn linear(cpu: &Cpu, precision: Precision, x: &[f32], w: &Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
+    let rounded =
+        precision == Precision::Fast && (matmul_tiles(cpu, x, w, bias, out) || matmul_fast(cpu, x, w, bias, out));
+    if !rounded {
+        matmul(cpu, x, w, bias, out);
+    }
+}
+
+/// [`gather_matmul`] in the precision asked for, as [`linear`].
+pub fn gather_linear(
+    cpu: &Cpu,
+    precision: Precision,
+    x: &[f32],
+    pick: Gather<'_>,
+    w: &Matrix<'_>,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    if precision == Precision::Exact || !gather_matmul_fast(cpu, x, pick, w, bias, out) {
+        gather_matmul(cpu, x, pick, w, bias, out);
+    }
 }
 
 /// `x [m, k] · Wᵀ (+ bias [n]) -> out [m, n]`, for `W [n, k]`.
@@ -60,8 +93,9 @@ pub fn matmul(cpu: &Cpu, x: &[f32], w: &Matrix<'_>, bias: Option<&[f32]>, out: &
     assert_eq!((x.len(), out.len()), (m * w.cols, m * w.rows), "[{m}, {}] x [{}, {}]", w.cols, w.rows, w.cols);
     assert!(bias.is_none_or(|b| b.len() == w.rows), "a bias per row of the matrix");
     let job = Job { view, x, x_rows: None, order: None, bias, n: w.rows, out: Out(out.as_mut_ptr()) };
-    let units = m.div_ceil(BLOCK_M);
-    job.run(cpu, m, units, &|i| Unit { matrix: 0, start: i * BLOCK_M, len: BLOCK_M.min(m - i * BLOCK_M) });
+    let unit = |i: usize| Unit { matrix: 0, start: i * BLOCK_M, len: BLOCK_M.min(m - i * BLOCK_M) };
+    let work = Work { rows: m, units: m.div_ceil(BLOCK_M), unit: &unit };
+    job.run(cpu, &work, job.even_columns(cpu, &work), &|tile| job.exact(cpu, tile));
 }
 
 /// Which rows of the input meet which of the stacked matrices.
@@ -75,28 +109,34 @@ pub struct Gather<'a> {
     pub experts: usize,
 }
 
+impl Gather<'_> {
+    /// Checks the sizes of a product's slices; returns the rows of one matrix.
+    fn check(&self, x: usize, w: &Matrix<'_>, bias: Option<&[f32]>, out: usize) -> usize {
+        let Gather { x_rows, ids, experts } = *self;
+        assert!(experts > 0 && w.rows.is_multiple_of(experts), "{} rows in {experts} experts", w.rows);
+        let n = w.rows / experts;
+        assert_eq!(x_rows.len(), ids.len(), "an expert for every row");
+        assert_eq!(out, ids.len() * n, "{} rows of {n}", ids.len());
+        assert!(bias.is_none_or(|b| b.len() == w.rows), "a bias per row of the matrix");
+        assert!(ids.iter().all(|&e| (e as usize) < experts), "an expert's number is below {experts}");
+        assert!(x_rows.iter().all(|&r| (r as usize + 1) * w.cols <= x), "a row of x");
+        n
+    }
+}
+
 /// `out[i] = x[x_rows[i]] · W[ids[i]]ᵀ (+ bias[ids[i]])`: `w` stacks `experts` matrices of `n` rows, `bias` is `[experts, n]`.
 ///
 /// Reads the chosen experts' bytes only, each expert's once for all rows that chose it.
 pub fn gather_matmul(cpu: &Cpu, x: &[f32], pick: Gather<'_>, w: &Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
+    let n = pick.check(x.len(), w, bias, out.len());
     let Gather { x_rows, ids, experts } = pick;
     let view = View::new(w);
-    assert!(experts > 0 && w.rows.is_multiple_of(experts), "{} rows in {experts} experts", w.rows);
-    let n = w.rows / experts;
-    assert_eq!(x_rows.len(), ids.len(), "an expert for every row");
-    assert_eq!(out.len(), ids.len() * n, "{} rows of {n}", ids.len());
-    assert!(bias.is_none_or(|b| b.len() == w.rows), "a bias per row of the matrix");
-    assert!(ids.iter().all(|&e| (e as usize) < experts), "an expert's number is below {experts}");
-    assert!(x_rows.iter().all(|&r| (r as usize + 1) * w.cols <= x.len()), "a row of x");
     scratch::indices(|list| {
         let (order, units) = sort_by_expert(list, ids, experts);
         let job = Job { view, x, x_rows: Some(x_rows), order: Some(order), bias, n, out: Out(out.as_mut_ptr()) };
-        let unit = |i: usize| Unit {
-            matrix: units[3 * i] as usize,
-            start: units[3 * i + 1] as usize,
-            len: units[3 * i + 2] as usize,
-        };
-        job.run(cpu, ids.len(), units.len() / 3, &unit);
+        let unit = |i: usize| Unit::of(&units[3 * i..]);
+        let work = Work { rows: ids.len(), units: units.len() / 3, unit: &unit };
+        job.run(cpu, &work, job.even_columns(cpu, &work), &|tile| job.exact(cpu, tile));
     });
 }
 
@@ -202,6 +242,21 @@ struct Unit {
     len: usize,
 }
 
+impl Unit {
+    /// As [`sort_by_expert`] writes it.
+    fn of(list: &[u32]) -> Unit {
+        Unit { matrix: list[0] as usize, start: list[1] as usize, len: list[2] as usize }
+    }
+}
+
+/// All units of a product.
+struct Work<'a> {
+    /// Rows of the result.
+    rows: usize,
+    units: usize,
+    unit: &'a (dyn Fn(usize) -> Unit + Sync),
+}
+
 /// A unit's columns `start..end`.
 #[derive(Clone, Copy)]
 struct Tile {
@@ -214,10 +269,16 @@ impl Job<'_> {
     /// The input row and the row of the result at a position of a unit.
     #[inline(always)]
     fn rows(&self, unit: Unit, i: usize) -> (*const f32, usize) {
+        let (x_row, row) = self.positions(unit, i);
+        (self.x[x_row * self.view.cols..].as_ptr(), row)
+    }
+
+    /// The number of the input row and the row of the result at a position of a unit.
+    #[inline(always)]
+    fn positions(&self, unit: Unit, i: usize) -> (usize, usize) {
         let position = unit.start + i;
         let row = self.order.map_or(position, |order| order[position] as usize);
-        let x_row = self.x_rows.map_or(row, |rows| rows[row] as usize);
-        (self.x[x_row * self.view.cols..].as_ptr(), row)
+        (self.x_rows.map_or(row, |rows| rows[row] as usize), row)
     }
 
     /// Adds the bias and writes an element.
@@ -231,26 +292,34 @@ impl Job<'_> {
         unsafe { *self.out.0.add(row * self.n + col) = sum };
     }
 
-    /// Computes all units, of `rows` rows together.
-    fn run(&self, cpu: &Cpu, rows: usize, units: usize, unit: &(dyn Fn(usize) -> Unit + Sync)) {
+    /// Columns of a task: enough tasks to even out, each worth its start, in whole blocks.
+    fn even_columns(&self, cpu: &Cpu, work: &Work<'_>) -> usize {
+        let per_column = (self.view.cols * work.rows).max(1);
+        let even = (work.units * self.n).div_ceil(8 * cpu.pool.threads());
+        let worth = MIN_TASK.div_ceil(per_column.div_ceil(work.units.max(1)));
+        even.max(worth).next_multiple_of(BLOCK_N)
+    }
+
+    /// Calls `task` for tiles of at most `columns` columns that make up all units.
+    fn run(&self, cpu: &Cpu, work: &Work<'_>, columns: usize, task: &(dyn Fn(Tile) + Sync)) {
+        let Work { rows, units, unit } = *work;
         if rows == 0 || self.n == 0 {
             return;
         }
-        let per_column = (self.view.cols * rows).max(1);
-        // Enough tasks to even out, each worth its start, in whole blocks.
-        let even = (units * self.n).div_ceil(8 * cpu.pool.threads());
-        let worth = MIN_TASK.div_ceil(per_column.div_ceil(units));
-        let columns = even.max(worth).next_multiple_of(BLOCK_N);
         let across = self.n.div_ceil(columns);
         // Units that share columns follow each other: the weights come from the cache for all but the first.
-        cpu.pool.run(across * units, &|task| {
-            let start = task / units * columns;
-            let tile = Tile { unit: unit(task % units), start, end: self.n.min(start + columns) };
-            match choose(tile.unit.len) {
-                Kernel::Direct => direct::run(cpu.isa, self, tile),
-                Kernel::Blocked => blocked::run(cpu.isa, self, tile),
-            }
+        cpu.pool.run(across * units, &|i| {
+            let start = i / units * columns;
+            task(Tile { unit: unit(i % units), start, end: self.n.min(start + columns) });
         });
+    }
+
+    /// Computes a tile in single precision.
+    fn exact(&self, cpu: &Cpu, tile: Tile) {
+        match choose(tile.unit.len) {
+            Kernel::Direct => direct::run(cpu.isa, self, tile),
+            Kernel::Blocked => blocked::run(cpu.isa, self, tile),
+        }
     }
 }
 

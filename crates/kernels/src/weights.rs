@@ -69,6 +69,16 @@ pub struct Quantized<'a> {
     pub multiplier: f32,
 }
 
+/// How exactly a product is computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// Inputs stay `f32`: what the weights stand for, to float precision.
+    #[default]
+    Exact,
+    /// Inputs may be rounded to what the processor multiplies fastest: 8 bits with a scale a group, or bfloat16.
+    Fast,
+}
+
 /// The elements of a [`Matrix`].
 #[derive(Clone, Copy, Debug)]
 pub enum Elements<'a> {

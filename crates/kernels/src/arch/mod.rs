@@ -3,6 +3,7 @@
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
 pub mod portable;
+pub mod tiles;
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;
 

@@ -5,6 +5,9 @@ use crate::Isa;
 use crate::codec::element;
 use crate::weights::{QuantFormat, QuantMode, Quantized};
 
+#[path = "tests/tiles.rs"]
+mod of_tiles;
+
 /// Deterministic integers.
 struct Numbers(u64);
 

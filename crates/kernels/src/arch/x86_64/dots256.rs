@@ -1,0 +1,365 @@
+//! Integer dot products with AVX2, and with the one instruction more that AVX-VNNI has: two registers of 32 bytes.
+
+use std::arch::x86_64::*;
+
+use crate::arch::x86_64::Avx2;
+use crate::codec::ScaleType;
+use crate::dots::{Dots, DotsOp};
+use crate::simd::Simd;
+use crate::weights::Float;
+
+/// The token of AVX-VNNI and everything that [`Avx2`] stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AvxVnni(Avx2);
+
+impl AvxVnni {
+    /// `None` if the processor lacks one of the features.
+    pub fn new() -> Option<Self> {
+        Avx2::new().filter(|_| is_x86_feature_detected!("avxvnni")).map(Self)
+    }
+}
+
+/// Runs `op` in a function that has the features.
+///
+/// # Safety
+/// The processor has them.
+#[target_feature(enable = "avxvnni,avx2,fma,f16c")]
+unsafe fn run_vnni<Op: DotsOp>(token: AvxVnni, op: Op) {
+    op.eval(token);
+}
+
+/// Runs `op` in a function that has the features.
+///
+/// # Safety
+/// The processor has them.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn run<Op: DotsOp>(token: Avx2, op: Op) {
+    op.eval(token);
+}
+
+/// An intrinsic without memory operand.
+macro_rules! op {
+    ($e:expr) => {
+        // SAFETY: the token exists only if the processor has the instruction.
+        unsafe { $e }
+    };
+}
+
+/// An intrinsic that reads memory, in an `unsafe fn` whose caller vouches for exactly that memory.
+macro_rules! mem {
+    ($e:expr) => {
+        // SAFETY: the token exists only if the processor has the instruction; the bytes are those that the caller named.
+        unsafe { $e }
+    };
+}
+
+/// Two registers: bytes 0..32 and 32..64.
+type Pair = [__m256i; 2];
+
+/// How sixteen codes of `BITS` bits, `2 * BITS` bytes in each half of a register, come into bytes: the two bytes that hold a
+/// code into a 16-bit lane, a shift to the top of it by multiplication, a shift to the bottom. Eight codes a time.
+struct Spread<const BITS: u32>;
+
+impl<const BITS: u32> Spread<BITS> {
+    const BYTES: [[u8; 16]; 2] = {
+        let mut bytes = [[0x80; 16]; 2];
+        let mut i = 0;
+        while i < 16 {
+            let byte = i * BITS as usize / 8;
+            bytes[i / 8][i % 8 * 2] = byte as u8;
+            if byte + 1 < 2 * BITS as usize {
+                bytes[i / 8][i % 8 * 2 + 1] = (byte + 1) as u8;
+            }
+            i += 1;
+        }
+        bytes
+    };
+    const FACTORS: [u16; 8] = {
+        let mut factors = [0; 8];
+        let mut i = 0;
+        while i < 8 {
+            factors[i] = 1 << (16 - BITS - i as u32 * BITS % 8);
+            i += 1;
+        }
+        factors
+    };
+}
+
+/// A register whose halves are both the 16 bytes at `p`.
+///
+/// # Safety
+/// `p` is readable for 16 bytes.
+#[inline(always)]
+unsafe fn twice(p: *const u8) -> __m256i {
+    mem!(_mm256_broadcastsi128_si256(_mm_loadu_si128(p.cast())))
+}
+
+#[inline(always)]
+unsafe fn load(p: *const u8, n: usize) -> Pair {
+    mem!({
+        if n >= 64 {
+            return [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())];
+        }
+        let mut bytes = [0u8; 64];
+        p.copy_to_nonoverlapping(bytes.as_mut_ptr(), n);
+        [_mm256_loadu_si256(bytes.as_ptr().cast()), _mm256_loadu_si256(bytes.as_ptr().add(32).cast())]
+    })
+}
+
+#[inline(always)]
+unsafe fn unpack<const BITS: u32>(p: *const u8, n: usize) -> Pair {
+    let mut copy = [0u8; 64];
+    let mut p = p;
+    if n < 64 {
+        // SAFETY: the caller vouches for `n` bytes.
+        unsafe { p.copy_to_nonoverlapping(copy.as_mut_ptr(), n.min(8 * BITS as usize)) };
+        p = copy.as_ptr();
+    }
+    mem!({
+        let factors = twice(Spread::<BITS>::FACTORS.as_ptr().cast());
+        let mut out = [_mm256_setzero_si256(); 2];
+        for (i, out) in out.iter_mut().enumerate() {
+            // Both loads end before byte 64: the last begins at 6 * BITS, at most 36.
+            let first = _mm_loadu_si128(p.add(4 * i * BITS as usize).cast());
+            let second = _mm_loadu_si128(p.add((4 * i + 2) * BITS as usize).cast());
+            let bytes = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(first), second);
+            let mut eight = [_mm256_setzero_si256(); 2];
+            for (eight, order) in eight.iter_mut().zip(&Spread::<BITS>::BYTES) {
+                let words = _mm256_mullo_epi16(_mm256_shuffle_epi8(bytes, twice(order.as_ptr())), factors);
+                *eight = match BITS {
+                    3 => _mm256_srli_epi16::<13>(words),
+                    5 => _mm256_srli_epi16::<11>(words),
+                    _ => _mm256_srli_epi16::<10>(words),
+                };
+            }
+            *out = _mm256_packus_epi16(eight[0], eight[1]);
+        }
+        out
+    })
+}
+
+/// Reads eight scales.
+///
+/// # Safety
+/// `p` is readable for them.
+#[inline(always)]
+unsafe fn eight_scales(s: Avx2, kind: ScaleType, p: *const u8) -> __m256 {
+    mem!(match kind {
+        ScaleType::Float(Float::F32) => Simd::load(s, p.cast()),
+        ScaleType::Float(Float::F16) => s.load_f16(p),
+        ScaleType::Float(Float::Bf16) => s.load_bf16(p),
+        ScaleType::E8m0 => {
+            let bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
+            // Zero stands for 2^-127, which is denormal.
+            let least = _mm256_cmpeq_epi32(bytes, _mm256_setzero_si256());
+            let least = _mm256_and_si256(least, _mm256_set1_epi32(1 << 22));
+            _mm256_castsi256_ps(_mm256_or_si256(_mm256_slli_epi32::<23>(bytes), least))
+        }
+        ScaleType::E4m3 => s.load_e4m3(p),
+    })
+}
+
+#[inline(always)]
+unsafe fn scales(s: Avx2, kind: ScaleType, p: *const u8, n: usize, left: usize) -> [__m256; 2] {
+    mem!({
+        let (size, mut copy) = (kind.size(), [0u8; 64]);
+        let mut p = p;
+        if left < 16 * size {
+            p.copy_to_nonoverlapping(copy.as_mut_ptr(), n * size);
+            p = copy.as_ptr();
+        }
+        let all = [eight_scales(s, kind, p), eight_scales(s, kind, p.add(8 * size))];
+        if n >= 16 {
+            return all;
+        }
+        // What lies behind the row's scales may be anything, and infinity times zero is not zero.
+        let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let low = _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), lanes));
+        let high = _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32 - 8), lanes));
+        [_mm256_and_ps(all[0], low), _mm256_and_ps(all[1], high)]
+    })
+}
+
+/// See [`Dots::field`].
+#[inline(always)]
+fn field<const SHIFT: u32>(bytes: __m256i, mask: u8) -> __m256i {
+    op!({
+        // The intrinsics' shift counts are signed.
+        let shifted = match SHIFT {
+            0 => bytes,
+            2 => _mm256_srli_epi16::<2>(bytes),
+            4 => _mm256_srli_epi16::<4>(bytes),
+            6 => _mm256_srli_epi16::<6>(bytes),
+            _ => unreachable!("fields of 2 and 4 bits"),
+        };
+        _mm256_and_si256(shifted, _mm256_set1_epi8(mask as i8))
+    })
+}
+
+/// See [`Dots::spread`]; eight lanes of either half.
+#[inline(always)]
+fn spread<const EACH: usize>(v: &[f32; 16], first: usize) -> [__m256; 2] {
+    assert!(first + 16 / EACH <= 16);
+    op!({
+        let p = v.as_ptr().add(first);
+        match EACH {
+            16 => [_mm256_set1_ps(*p); 2],
+            8 => [_mm256_set1_ps(*p), _mm256_set1_ps(*p.add(1))],
+            4 => {
+                let four = _mm256_castsi256_ps(twice(p.cast()));
+                let low = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
+                let high = _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3);
+                [_mm256_permutevar_ps(four, low), _mm256_permutevar_ps(four, high)]
+            }
+            _ => {
+                let eight = _mm256_loadu_ps(p);
+                let low = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+                let high = _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7);
+                [_mm256_permutevar8x32_ps(eight, low), _mm256_permutevar8x32_ps(eight, high)]
+            }
+        }
+    })
+}
+
+/// What both tokens share: everything but the multiplication.
+macro_rules! dots {
+    ($token:ty, $name:literal, $run:ident, $dot:ident) => {
+        impl Dots for $token {
+            type Bytes = Pair;
+            type Ints = Pair;
+            type Floats = [__m256; 2];
+            type Parts = [f32; 16];
+            const NAME: &'static str = $name;
+            const MOST_ROWS: usize = 4;
+
+            #[inline(always)]
+            unsafe fn load(self, p: *const u8, n: usize) -> Pair {
+                mem!(load(p, n))
+            }
+            #[inline(always)]
+            unsafe fn unpack<const BITS: u32>(self, p: *const u8, n: usize) -> Pair {
+                mem!(unpack::<BITS>(p, n))
+            }
+            #[inline(always)]
+            fn field<const SHIFT: u32>(self, bytes: Pair, mask: u8) -> Pair {
+                // No closures: they do not inherit the instructions of the function around them.
+                [field::<SHIFT>(bytes[0], mask), field::<SHIFT>(bytes[1], mask)]
+            }
+            #[inline(always)]
+            fn lookup(self, bytes: Pair, table: &[u8; 16]) -> Pair {
+                op!({
+                    let table = twice(table.as_ptr());
+                    [_mm256_shuffle_epi8(table, bytes[0]), _mm256_shuffle_epi8(table, bytes[1])]
+                })
+            }
+            #[inline(always)]
+            fn no_ints(self) -> Pair {
+                op!([_mm256_setzero_si256(); 2])
+            }
+            #[inline(always)]
+            unsafe fn dot<const WIDE: bool>(self, sums: Pair, codes: Pair, a: *const i8) -> Pair {
+                mem!({
+                    let low = $dot::<WIDE>(sums[0], codes[0], _mm256_loadu_si256(a.cast()));
+                    [low, $dot::<WIDE>(sums[1], codes[1], _mm256_loadu_si256(a.add(32).cast()))]
+                })
+            }
+            #[inline(always)]
+            fn no_floats(self) -> [__m256; 2] {
+                op!([_mm256_setzero_ps(); 2])
+            }
+            #[inline(always)]
+            unsafe fn floats(self, p: *const f32) -> [__m256; 2] {
+                mem!([_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))])
+            }
+            #[inline(always)]
+            fn splat(self, x: f32) -> [__m256; 2] {
+                op!([_mm256_set1_ps(x); 2])
+            }
+            #[inline(always)]
+            unsafe fn scales(self, kind: ScaleType, p: *const u8, n: usize, left: usize) -> [__m256; 2] {
+                mem!(scales(self.avx2(), kind, p, n, left))
+            }
+            #[inline(always)]
+            fn mul(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+                op!([_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])])
+            }
+            #[inline(always)]
+            fn fma(self, a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
+                op!([_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])])
+            }
+            #[inline(always)]
+            fn convert(self, a: Pair) -> [__m256; 2] {
+                op!([_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])])
+            }
+            #[inline(always)]
+            fn parts(self, v: [__m256; 2]) -> [f32; 16] {
+                let mut parts = [0.0f32; 16];
+                op!({
+                    _mm256_storeu_ps(parts.as_mut_ptr(), v[0]);
+                    _mm256_storeu_ps(parts.as_mut_ptr().add(8), v[1]);
+                });
+                parts
+            }
+            #[inline(always)]
+            fn spread<const EACH: usize>(self, v: &[f32; 16], first: usize) -> [__m256; 2] {
+                spread::<EACH>(v, first)
+            }
+            #[inline(always)]
+            fn sum(self, a: [__m256; 2]) -> f32 {
+                Simd::sum(self.avx2(), op!(_mm256_add_ps(a[0], a[1])))
+            }
+            #[inline(always)]
+            fn sum4(self, [a, b, c, d]: [[__m256; 2]; 4]) -> [f32; 4] {
+                let ab = op!([_mm256_add_ps(a[0], a[1]), _mm256_add_ps(b[0], b[1])]);
+                let cd = op!([_mm256_add_ps(c[0], c[1]), _mm256_add_ps(d[0], d[1])]);
+                Simd::sum4(self.avx2(), [ab[0], ab[1], cd[0], cd[1]])
+            }
+            #[inline(always)]
+            fn prefetch(self, p: *const u8) {
+                op!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
+            }
+            fn run<Op: DotsOp>(self, op: Op) {
+                // SAFETY: the token exists only if the processor has the features.
+                unsafe { $run(self, op) }
+            }
+        }
+    };
+}
+
+/// `vpdpbusd`.
+#[inline(always)]
+unsafe fn dot_vnni<const WIDE: bool>(sums: __m256i, codes: __m256i, a: __m256i) -> __m256i {
+    op!(_mm256_dpbusd_avx_epi32(sums, codes, a))
+}
+
+/// Sums of two products saturate at 16 bits: wide codes are multiplied by halves of 4 bits.
+#[inline(always)]
+unsafe fn dot<const WIDE: bool>(sums: __m256i, codes: __m256i, a: __m256i) -> __m256i {
+    op!({
+        let (ones, low) = (_mm256_set1_epi16(1), _mm256_set1_epi8(15));
+        if !WIDE {
+            return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, a), ones));
+        }
+        let lows = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_and_si256(codes, low), a), ones);
+        let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), low);
+        let highs = _mm256_madd_epi16(_mm256_maddubs_epi16(high, a), _mm256_set1_epi16(16));
+        _mm256_add_epi32(sums, _mm256_add_epi32(lows, highs))
+    })
+}
+
+impl AvxVnni {
+    #[inline(always)]
+    fn avx2(self) -> Avx2 {
+        self.0
+    }
+}
+
+impl Avx2 {
+    #[inline(always)]
+    fn avx2(self) -> Avx2 {
+        self
+    }
+}
+
+dots!(AvxVnni, "x86_64-avxvnni", run_vnni, dot_vnni);
+dots!(Avx2, "x86_64-avx2", run, dot);

@@ -1,0 +1,209 @@
+//! Integer dot products with AVX-512: VNNI multiplies, VBMI unpacks codes that straddle bytes.
+
+use std::arch::x86_64::*;
+
+use crate::arch::x86_64::Avx512;
+use crate::codec::ScaleType;
+use crate::dots::{Dots, DotsOp};
+use crate::simd::Simd;
+use crate::weights::Float;
+
+/// The token of AVX512-VNNI, AVX512-VBMI and everything that [`Avx512`] stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Avx512Vnni(Avx512);
+
+impl Avx512Vnni {
+    /// `None` if the processor lacks one of the features.
+    pub fn new() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vbmi");
+        Avx512::new().filter(|_| has).map(Self)
+    }
+}
+
+/// Runs `op` in a function that has the features.
+///
+/// # Safety
+/// The processor has them.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+unsafe fn run<Op: DotsOp>(token: Avx512Vnni, op: Op) {
+    op.eval(token);
+}
+
+/// An intrinsic without memory operand.
+macro_rules! op {
+    ($e:expr) => {
+        // SAFETY: the token exists only if the processor has the instruction.
+        unsafe { $e }
+    };
+}
+
+/// An intrinsic that reads memory, in an `unsafe fn` whose caller vouches for exactly that memory.
+macro_rules! mem {
+    ($e:expr) => {
+        // SAFETY: the token exists only if the processor has the instruction; the bytes are those that the caller named.
+        unsafe { $e }
+    };
+}
+
+/// The first `n` of at most 64.
+#[inline(always)]
+fn below(n: usize) -> u64 {
+    if n >= 64 { u64::MAX } else { (1 << n) - 1 }
+}
+
+/// How 64 codes of `BITS` bits come into their bytes: the bytes of eight codes into each quarter word, then each code by
+/// its first bit there.
+struct Spread<const BITS: u32>;
+
+impl<const BITS: u32> Spread<BITS> {
+    const BYTES: [u8; 64] = {
+        let mut bytes = [0; 64];
+        let mut i = 0;
+        while i < 64 {
+            // Bytes 0..BITS of a quarter word are its codes; the others are never looked at.
+            bytes[i] = (i / 8 * BITS as usize + if i % 8 < BITS as usize { i % 8 } else { 0 }) as u8;
+            i += 1;
+        }
+        bytes
+    };
+    const SHIFTS: i64 = {
+        let mut bytes = [0; 8];
+        let mut i = 0;
+        while i < 8 {
+            bytes[i] = (i * BITS as usize) as u8;
+            i += 1;
+        }
+        i64::from_le_bytes(bytes)
+    };
+}
+
+/// The lanes of [`Dots::spread`] from 0.
+const fn spread_lanes(each: usize) -> [i32; 16] {
+    let mut lanes = [0; 16];
+    let mut l = 0;
+    while l < 16 {
+        lanes[l] = (l / each) as i32;
+        l += 1;
+    }
+    lanes
+}
+
+impl Dots for Avx512Vnni {
+    type Bytes = __m512i;
+    type Ints = __m512i;
+    type Floats = __m512;
+    type Parts = __m512;
+    const NAME: &'static str = "x86_64-avx512vnni";
+    const MOST_ROWS: usize = 8;
+
+    #[inline(always)]
+    unsafe fn load(self, p: *const u8, n: usize) -> __m512i {
+        mem!(if n >= 64 { _mm512_loadu_si512(p.cast()) } else { _mm512_maskz_loadu_epi8(below(n), p.cast()) })
+    }
+    #[inline(always)]
+    unsafe fn unpack<const BITS: u32>(self, p: *const u8, n: usize) -> __m512i {
+        mem!({
+            // A whole vector if the row goes on that far: masked loads cost more.
+            let bytes = if n >= 64 {
+                _mm512_loadu_si512(p.cast())
+            } else {
+                _mm512_maskz_loadu_epi8(below(n.min(8 * BITS as usize)), p.cast())
+            };
+            let spread = _mm512_permutexvar_epi8(_mm512_loadu_si512(Spread::<BITS>::BYTES.as_ptr().cast()), bytes);
+            let codes = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(Spread::<BITS>::SHIFTS), spread);
+            _mm512_and_si512(codes, _mm512_set1_epi8((1 << BITS) - 1))
+        })
+    }
+    #[inline(always)]
+    fn field<const SHIFT: u32>(self, bytes: __m512i, mask: u8) -> __m512i {
+        op!(_mm512_and_si512(_mm512_srli_epi16::<SHIFT>(bytes), _mm512_set1_epi8(mask as i8)))
+    }
+    #[inline(always)]
+    fn lookup(self, bytes: __m512i, table: &[u8; 16]) -> __m512i {
+        op!(_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), bytes))
+    }
+    #[inline(always)]
+    fn no_ints(self) -> __m512i {
+        op!(_mm512_setzero_si512())
+    }
+    #[inline(always)]
+    unsafe fn dot<const WIDE: bool>(self, sums: __m512i, codes: __m512i, a: *const i8) -> __m512i {
+        mem!(_mm512_dpbusd_epi32(sums, codes, _mm512_loadu_si512(a.cast())))
+    }
+    #[inline(always)]
+    fn no_floats(self) -> __m512 {
+        op!(_mm512_setzero_ps())
+    }
+    #[inline(always)]
+    unsafe fn floats(self, p: *const f32) -> __m512 {
+        mem!(_mm512_loadu_ps(p))
+    }
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        op!(_mm512_set1_ps(x))
+    }
+    #[inline(always)]
+    unsafe fn scales(self, kind: ScaleType, p: *const u8, n: usize, _: usize) -> __m512 {
+        let mask = below(n) as __mmask16;
+        mem!(match kind {
+            ScaleType::Float(Float::F32) => _mm512_maskz_loadu_ps(mask, p.cast()),
+            ScaleType::Float(Float::F16) => _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p.cast())),
+            ScaleType::Float(Float::Bf16) => {
+                let words = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p.cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
+            }
+            ScaleType::E8m0 => {
+                let bytes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, p.cast()));
+                // Zero stands for 2^-127, which is denormal; lanes that were not read stay zero.
+                let least = _mm512_mask_cmpeq_epi32_mask(mask, bytes, _mm512_setzero_si512());
+                let bits = _mm512_slli_epi32::<23>(bytes);
+                _mm512_castsi512_ps(_mm512_mask_mov_epi32(bits, least, _mm512_set1_epi32(1 << 22)))
+            }
+            ScaleType::E4m3 => {
+                let mut bytes = [0u8; 16];
+                _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm_maskz_loadu_epi8(mask, p.cast()));
+                self.0.load_e4m3(bytes.as_ptr())
+            }
+        })
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        op!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn convert(self, a: __m512i) -> __m512 {
+        op!(_mm512_cvtepi32_ps(a))
+    }
+    #[inline(always)]
+    fn parts(self, v: __m512) -> __m512 {
+        v
+    }
+    #[inline(always)]
+    fn spread<const EACH: usize>(self, v: &__m512, first: usize) -> __m512 {
+        let lanes = const { spread_lanes(EACH) };
+        op!({
+            let lanes = _mm512_loadu_si512(lanes.as_ptr().cast());
+            _mm512_permutexvar_ps(_mm512_add_epi32(lanes, _mm512_set1_epi32(first as i32)), *v)
+        })
+    }
+    #[inline(always)]
+    fn sum(self, a: __m512) -> f32 {
+        Simd::sum(self.0, a)
+    }
+    #[inline(always)]
+    fn sum4(self, four: [__m512; 4]) -> [f32; 4] {
+        Simd::sum4(self.0, four)
+    }
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
+    }
+    fn run<Op: DotsOp>(self, op: Op) {
+        // SAFETY: the token exists only if the processor has the features.
+        unsafe { run(self, op) }
+    }
+}

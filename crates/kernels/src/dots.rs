@@ -1,0 +1,217 @@
+//! The integer vocabulary: products of unsigned codes with signed 8-bit activations, 64 bytes at a time on every instruction
+//! set.
+//!
+//! An implementation has sixteen lanes whatever its registers hold, and lane `l` of a sum of products takes bytes
+//! `4 l .. 4 l + 4`. Integer sums are exact and the float operations are prescribed one by one, so all implementations give
+//! the same bits, and [`Stand`], in plain Rust, is the reference of the others.
+
+use crate::arch::portable::E4M3;
+use crate::codec::{ScaleType, e8m0};
+use crate::weights::Float;
+
+/// Lanes of integers and floats.
+pub(crate) const LANES: usize = 16;
+/// Bytes of a vector.
+pub(crate) const BYTES: usize = 64;
+
+/// Instructions for integer dot products.
+///
+/// An implementor is a token: it exists only if the processor has the instructions, so its methods may use them.
+///
+/// # Safety
+/// Methods that take a pointer need it readable for what they name; no alignment is needed.
+pub(crate) trait Dots: Copy + Send + Sync + 'static {
+    /// 64 bytes.
+    type Bytes: Copy;
+    /// Sixteen integers.
+    type Ints: Copy;
+    /// Sixteen floats.
+    type Floats: Copy;
+    /// Sixteen floats whose parts [`Dots::spread`] takes.
+    type Parts: Copy;
+    /// Printable name of the instruction set.
+    const NAME: &'static str;
+    /// Most input rows that share an unpacked vector of weights: their sums have to stay in registers.
+    const MOST_ROWS: usize;
+
+    /// Reads 64 bytes, zero beyond the first `n`.
+    ///
+    /// # Safety
+    /// `p` is readable for `n` bytes.
+    unsafe fn load(self, p: *const u8, n: usize) -> Self::Bytes;
+    /// Reads 64 codes of 3, 5 or 6 bits, a byte for each; the codes beyond the first `n` bytes are zero or not whole.
+    ///
+    /// # Safety
+    /// `p` is readable for `n` bytes.
+    unsafe fn unpack<const BITS: u32>(self, p: *const u8, n: usize) -> Self::Bytes;
+    /// `(byte >> SHIFT) & mask`, for a mask that leaves no bit of the next byte.
+    fn field<const SHIFT: u32>(self, bytes: Self::Bytes, mask: u8) -> Self::Bytes;
+    /// Looks each byte, below 16, up.
+    fn lookup(self, bytes: Self::Bytes, table: &[u8; 16]) -> Self::Bytes;
+    /// No sum yet.
+    fn no_ints(self) -> Self::Ints;
+    /// Adds to lane `l` the products of bytes `4 l .. 4 l + 4`. Codes are below 64 unless `WIDE`.
+    ///
+    /// # Safety
+    /// `a` is readable for 64 bytes, none of them -128.
+    unsafe fn dot<const WIDE: bool>(self, sums: Self::Ints, codes: Self::Bytes, a: *const i8) -> Self::Ints;
+    /// Zeros.
+    fn no_floats(self) -> Self::Floats;
+    /// Reads sixteen floats.
+    ///
+    /// # Safety
+    /// `p` is readable for sixteen floats.
+    unsafe fn floats(self, p: *const f32) -> Self::Floats;
+    /// The same number in every lane.
+    fn splat(self, x: f32) -> Self::Floats;
+    /// Reads the first `n` of sixteen scales, zeros after them.
+    ///
+    /// # Safety
+    /// `p` is readable for `n` scales, and for `left` bytes.
+    unsafe fn scales(self, kind: ScaleType, p: *const u8, n: usize, left: usize) -> Self::Floats;
+    /// `a * b`.
+    fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    /// Integers as floats, rounded to nearest.
+    fn convert(self, a: Self::Ints) -> Self::Floats;
+    /// Prepares [`Dots::spread`].
+    fn parts(self, v: Self::Floats) -> Self::Parts;
+    /// Lane `l` of the result is `v[first + l / EACH]`, for an `EACH` of 2, 4, 8 or 16 and a `first` that is a multiple of
+    /// `16 / EACH`.
+    fn spread<const EACH: usize>(self, v: &Self::Parts, first: usize) -> Self::Floats;
+    /// Adds the lanes: first those 8 apart, then 4, 2 and 1.
+    fn sum(self, a: Self::Floats) -> f32;
+    /// [`Dots::sum`] of each of four, the same bits.
+    #[inline(always)]
+    fn sum4(self, [a, b, c, d]: [Self::Floats; 4]) -> [f32; 4] {
+        [self.sum(a), self.sum(b), self.sum(c), self.sum(d)]
+    }
+    /// Asks for the cache line at `p`, which need not be readable.
+    fn prefetch(self, p: *const u8);
+    /// Runs `op` as compiled for the instructions.
+    fn run<Op: DotsOp>(self, op: Op);
+}
+
+/// A computation written once for every implementation of [`Dots`].
+pub(crate) trait DotsOp {
+    /// Runs it. Implementations must be `#[inline(always)]`.
+    fn eval<D: Dots>(self, d: D);
+}
+
+/// Bytes of a stored scale, and its value.
+pub(crate) fn scale(kind: ScaleType, bytes: &[u8]) -> f32 {
+    match kind {
+        ScaleType::Float(Float::F32) => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+        ScaleType::Float(Float::F16) => half::f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+        ScaleType::Float(Float::Bf16) => half::bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+        ScaleType::E8m0 => e8m0(bytes[0]),
+        ScaleType::E4m3 => E4M3[bytes[0] as usize],
+    }
+}
+
+/// The scalar stand-in, which every processor runs. Its loops are called, not inlined: compiled again for every form of
+/// weights they would take minutes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stand;
+
+impl Dots for Stand {
+    type Bytes = [u8; BYTES];
+    type Ints = [i32; LANES];
+    type Floats = [f32; LANES];
+    type Parts = [f32; LANES];
+    const NAME: &'static str = "portable";
+    const MOST_ROWS: usize = 1;
+
+    #[inline(never)]
+    unsafe fn load(self, p: *const u8, n: usize) -> [u8; BYTES] {
+        let mut bytes = [0; BYTES];
+        // SAFETY: the caller vouches for the source; the destination has 64 bytes.
+        unsafe { p.copy_to_nonoverlapping(bytes.as_mut_ptr(), n.min(BYTES)) };
+        bytes
+    }
+    #[inline(never)]
+    unsafe fn unpack<const BITS: u32>(self, p: *const u8, n: usize) -> [u8; BYTES] {
+        // SAFETY: passed on.
+        let bytes = unsafe { self.load(p, n.min(8 * BITS as usize)) };
+        let byte = |i: usize| u32::from(*bytes.get(i).unwrap_or(&0));
+        std::array::from_fn(|i| {
+            let bit = i * BITS as usize;
+            ((byte(bit / 8) | byte(bit / 8 + 1) << 8) >> (bit % 8)) as u8 & ((1 << BITS) - 1)
+        })
+    }
+    #[inline(never)]
+    fn field<const SHIFT: u32>(self, bytes: [u8; BYTES], mask: u8) -> [u8; BYTES] {
+        bytes.map(|b| (b >> SHIFT) & mask)
+    }
+    #[inline(never)]
+    fn lookup(self, bytes: [u8; BYTES], table: &[u8; 16]) -> [u8; BYTES] {
+        bytes.map(|b| table[b as usize & 15])
+    }
+    #[inline(always)]
+    fn no_ints(self) -> [i32; LANES] {
+        [0; LANES]
+    }
+    #[inline(never)]
+    unsafe fn dot<const WIDE: bool>(self, sums: [i32; LANES], codes: [u8; BYTES], a: *const i8) -> [i32; LANES] {
+        // SAFETY: the caller vouches for 64 bytes.
+        let a = unsafe { a.cast::<[i8; BYTES]>().read() };
+        std::array::from_fn(|l| {
+            sums[l] + (4 * l..4 * l + 4).map(|i| i32::from(codes[i]) * i32::from(a[i])).sum::<i32>()
+        })
+    }
+    #[inline(always)]
+    fn no_floats(self) -> [f32; LANES] {
+        [0.0; LANES]
+    }
+    #[inline(always)]
+    unsafe fn floats(self, p: *const f32) -> [f32; LANES] {
+        // SAFETY: the caller vouches for sixteen floats.
+        unsafe { p.cast::<[f32; LANES]>().read_unaligned() }
+    }
+    #[inline(always)]
+    fn splat(self, x: f32) -> [f32; LANES] {
+        [x; LANES]
+    }
+    #[inline(never)]
+    unsafe fn scales(self, kind: ScaleType, p: *const u8, n: usize, _: usize) -> [f32; LANES] {
+        // SAFETY: the caller vouches for `n` scales.
+        let bytes = unsafe { std::slice::from_raw_parts(p, n * kind.size()) };
+        let mut out = [0.0; LANES];
+        for (out, bytes) in out.iter_mut().zip(bytes.chunks_exact(kind.size())) {
+            *out = scale(kind, bytes);
+        }
+        out
+    }
+    #[inline(never)]
+    fn mul(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|l| a[l] * b[l])
+    }
+    #[inline(never)]
+    fn fma(self, a: [f32; LANES], b: [f32; LANES], c: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|l| a[l].mul_add(b[l], c[l]))
+    }
+    #[inline(never)]
+    fn convert(self, a: [i32; LANES]) -> [f32; LANES] {
+        a.map(|a| a as f32)
+    }
+    #[inline(always)]
+    fn parts(self, v: [f32; LANES]) -> [f32; LANES] {
+        v
+    }
+    #[inline(never)]
+    fn spread<const EACH: usize>(self, v: &[f32; LANES], first: usize) -> [f32; LANES] {
+        std::array::from_fn(|l| v[first + l / EACH])
+    }
+    #[inline(always)]
+    fn sum(self, a: [f32; LANES]) -> f32 {
+        let eight: [f32; 8] = std::array::from_fn(|i| a[i] + a[i + 8]);
+        let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+        (four[0] + four[2]) + (four[1] + four[3])
+    }
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
+    fn run<Op: DotsOp>(self, op: Op) {
+        op.eval(self);
+    }
+}

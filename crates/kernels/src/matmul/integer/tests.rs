@@ -1,0 +1,242 @@
+//! Integer products against sums in double precision, against the stand-in and against themselves.
+
+use super::*;
+use crate::check::{Random, bits};
+use crate::codec::element;
+use crate::weights::{Float, QuantFormat, Quantized};
+
+/// Every kernel of the host, the stand-in first.
+fn kernels() -> Vec<Kernel> {
+    let mut all = vec![Kernel::Stand];
+    #[cfg(target_arch = "x86_64")]
+    {
+        use crate::arch::x86_64::{Avx2, Avx512Vnni, AvxVnni};
+        all.extend(Avx2::new().map(Kernel::Avx2));
+        all.extend(AvxVnni::new().map(Kernel::AvxVnni));
+        all.extend(Avx512Vnni::new().map(Kernel::Avx512Vnni));
+    }
+    all
+}
+
+fn forms() -> Vec<(QuantFormat, Float)> {
+    let mut forms = Vec::new();
+    for bits in [2, 3, 4, 5, 6, 8] {
+        for (group, scale) in [(32, Float::F16), (64, Float::Bf16), (128, Float::F32)] {
+            forms.push((QuantFormat { mode: QuantMode::Affine, bits, group }, scale));
+        }
+    }
+    forms.push((QuantFormat { mode: QuantMode::Mxfp4, bits: 4, group: 32 }, Float::F32));
+    forms.push((QuantFormat { mode: QuantMode::Nvfp4, bits: 4, group: 16 }, Float::F32));
+    forms
+}
+
+/// The bytes of a matrix in blocks of exactly their sizes, `skew` bytes from their starts, so that nothing is aligned and
+/// a sanitizer or valgrind sees a read beyond the end.
+struct Owned {
+    rows: usize,
+    cols: usize,
+    format: QuantFormat,
+    float: Float,
+    skew: usize,
+    parts: [Box<[u8]>; 3],
+}
+
+impl Owned {
+    fn new((format, float): (QuantFormat, Float), rows: usize, cols: usize, skew: usize, random: &mut Random) -> Owned {
+        let groups = rows * cols / format.group;
+        let codes: Vec<u8> = (0..rows * format.row_bytes(cols)).map(|_| random.bits() as u8).collect();
+        let mut floats = |lo: f32, hi: f32| -> Vec<u8> {
+            let store = |x: f32| match float {
+                Float::F32 => x.to_le_bytes().to_vec(),
+                Float::F16 => half::f16::from_f32(x).to_le_bytes().to_vec(),
+                Float::Bf16 => half::bf16::from_f32(x).to_le_bytes().to_vec(),
+            };
+            random.floats(groups, lo, hi).into_iter().flat_map(store).collect()
+        };
+        let (scales, biases) = match format.mode {
+            QuantMode::Affine => (floats(-0.1, 0.1), floats(-0.5, 0.5)),
+            QuantMode::Nvfp4 => ((0..groups).map(|_| (random.bits() % 0x78) as u8).collect(), vec![]),
+            _ => ((0..groups).map(|_| (120 + random.bits() % 8) as u8).collect(), vec![]),
+        };
+        let skewed = |bytes: Vec<u8>| [vec![0xff; skew], bytes].concat().into_boxed_slice();
+        Owned { rows, cols, format, float, skew, parts: [codes, scales, biases].map(skewed) }
+    }
+
+    fn matrix(&self) -> Matrix<'_> {
+        let [codes, scales, biases] = self.parts.each_ref().map(|part| &part[self.skew..]);
+        let multiplier = if self.format.mode == QuantMode::Nvfp4 { 0.37 } else { 1.0 };
+        let (format, scale_type) = (self.format, self.float);
+        let quantized = Quantized { format, codes, scales, biases, scale_type, multiplier };
+        Matrix { rows: self.rows, cols: self.cols, elements: Elements::Quantized(quantized) }
+    }
+}
+
+/// How far an element may be from the exact sum: half a step of the activations' rounding in each group times its weights,
+/// and the rounding of the float operations, of which a lane has two for each vector and the rest are few.
+fn bound(w: &Matrix<'_>, row: usize, x: &[f32], group: usize, code_size: f64) -> (f64, f64) {
+    let (mut exact, mut allowed) = (0.0, 0.0);
+    let mut terms = 0.0;
+    for (g, x) in x.chunks(group).enumerate() {
+        let most = f64::from(x.iter().fold(0.0f32, |m, x| m.max(x.abs())));
+        for (j, &x) in x.iter().enumerate() {
+            let weight = element(w, row, g * group + j);
+            exact += weight * f64::from(x);
+            // The inverse and its product are rounded, so a tie may fall on the wrong side.
+            allowed += weight.abs() * most / 127.0 * (0.5 + 1e-4);
+            terms += (weight.abs() + code_size) * most;
+        }
+    }
+    (exact, allowed + terms * (x.len() / group + 16) as f64 * f64::from(f32::EPSILON))
+}
+
+#[test]
+fn rounding_of_the_input_is_the_error() {
+    let mut random = Random::new(1);
+    for form in forms() {
+        let group = form.0.group;
+        for cols in [group, 3 * group, 7 * group, 16 * group, 17 * group, 896] {
+            let owned = Owned::new(form, 9, cols, 1, &mut random);
+            let (w, mut x) = (owned.matrix(), random.floats(2 * cols, -1.0, 1.0));
+            // Sizes that differ from group to group.
+            for (g, x) in x.chunks_mut(group).enumerate() {
+                x.iter_mut().for_each(|x| *x *= [1.0, 100.0, 0.01, 0.0][g % 4]);
+            }
+            let bias = random.floats(9, -1.0, 1.0);
+            let mut out = vec![f32::NAN; 18];
+            assert!(matmul_with(Kernel::Stand, &Cpu::new(Isa::best(), 1), &x, &w, Some(&bias), &mut out));
+            let code_size =
+                if form.0.mode == QuantMode::Affine { 0.1 * f64::from(1u32 << form.0.bits) + 0.5 } else { 0.0 };
+            for (i, &got) in out.iter().enumerate() {
+                let (exact, allowed) = bound(&w, i % 9, &x[i / 9 * cols..][..cols], group, code_size);
+                let error = (f64::from(got) - exact - f64::from(bias[i % 9])).abs();
+                assert!(
+                    error <= allowed,
+                    "{form:?} {cols} [{i}]: {got}, not {exact}, error {error:e}, bound {allowed:e}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn all_kernels_rows_and_threads_give_the_same_bits() {
+    let mut random = Random::new(2);
+    let cpus = [Cpu::new(Isa::best(), 1), Cpu::new(Isa::best(), 2)];
+    for form in forms() {
+        let group = form.0.group;
+        for (i, cols) in [group, 3 * group, 5 * group, 16 * group, 21 * group, 896, 4864].into_iter().enumerate() {
+            let (n, m) = ([1, 3, 21, 37][i % 4], 103);
+            // A block of exactly the matrix: a vector beyond the last row would leave it.
+            let owned = Owned::new(form, n, cols, i % 4, &mut random);
+            let (w, x) = (owned.matrix(), random.floats(m * cols + 1, -2.0, 2.0));
+            let (x, bias) = (&x[1..], random.floats(n, -1.0, 1.0));
+            let mut want = vec![f32::NAN; m * n];
+            assert!(matmul_with(Kernel::Stand, &cpus[0], x, &w, Some(&bias), &mut want));
+            for kernel in kernels() {
+                for rows in [1, 2, 3, 4, 5, 6, 7, 8, 9, 103] {
+                    for cpu in &cpus {
+                        let mut out = vec![f32::NAN; rows * n];
+                        assert!(matmul_with(kernel, cpu, &x[..rows * cols], &w, Some(&bias), &mut out));
+                        assert_eq!(bits(&out), bits(&want[..rows * n]), "{form:?} {cols} {kernel:?} {rows} rows");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn tasks_share_a_large_product() {
+    let mut random = Random::new(3);
+    let form = (QuantFormat { mode: QuantMode::Affine, bits: 4, group: 64 }, Float::Bf16);
+    let owned = Owned::new(form, 3001, 896, 3, &mut random);
+    let (w, x) = (owned.matrix(), random.floats(3 * 896, -2.0, 2.0));
+    for kernel in kernels() {
+        let product = |threads, rows: usize| {
+            let mut out = vec![f32::NAN; rows * 3001];
+            assert!(matmul_with(kernel, &Cpu::new(Isa::best(), threads), &x[..rows * 896], &w, None, &mut out));
+            out
+        };
+        let want = product(1, 3);
+        assert_eq!(bits(&product(2, 3)), bits(&want));
+        assert_eq!(bits(&product(2, 1)), bits(&want[..3001]));
+    }
+}
+
+#[test]
+fn gathered_rows_equal_products_with_their_expert() {
+    let mut random = Random::new(4);
+    let (k, n, experts, tokens, count) = (256, 20, 5, 60, 150);
+    for form in forms() {
+        let owned = Owned::new(form, experts * n, k, 1, &mut random);
+        let (w, x, bias) =
+            (owned.matrix(), random.floats(tokens * k, -1.0, 1.0), random.floats(experts * n, -1.0, 1.0));
+        let x_rows: Vec<u32> = (0..count).map(|_| random.bits() as u32 % tokens as u32).collect();
+        let ids: Vec<u32> = (0..count).map(|_| [0, 0, 0, 0, 1, 2, 4][random.bits() as usize % 7]).collect();
+        let (cpu, mut out) = (Cpu::new(Isa::best(), 2), vec![f32::NAN; count * n]);
+        let pick = Gather { x_rows: &x_rows, ids: &ids, experts };
+        if !gather_matmul_fast(&cpu, &x, pick, &w, Some(&bias), &mut out) {
+            continue;
+        }
+        for i in 0..count {
+            let (expert, row) = (ids[i] as usize * n, x_rows[i] as usize * k);
+            let mut want = vec![0.0; n];
+            let matrix = w.slice_rows(expert, n);
+            assert!(matmul_fast(&cpu, &x[row..row + k], &matrix, Some(&bias[expert..expert + n]), &mut want));
+            assert_eq!(bits(&out[i * n..(i + 1) * n]), bits(&want), "{form:?} {i}");
+        }
+    }
+}
+
+#[test]
+fn groups_that_are_not_finite_or_hardly_anything() {
+    let mut random = Random::new(5);
+    for form in forms() {
+        let (group, cols) = (form.0.group, 16 * form.0.group);
+        let owned = Owned::new(form, 3, cols, 1, &mut random);
+        for kernel in kernels() {
+            for (special, number) in [(f32::NAN, false), (f32::INFINITY, false), (-f32::INFINITY, false), (1e-40, true)]
+            {
+                let mut x = vec![0.0; cols];
+                x[group + 3] = special;
+                let mut out = [1.0f32; 3];
+                assert!(matmul_with(kernel, &Cpu::new(Isa::best(), 1), &x, &owned.matrix(), None, &mut out));
+                assert!(
+                    out.iter().all(|y| if number { *y == 0.0 } else { y.is_nan() }),
+                    "{form:?} {kernel:?} {special} {out:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn empty_products() {
+    let cpu = Cpu::new(Isa::best(), 1);
+    let format = QuantFormat { mode: QuantMode::Affine, bits: 4, group: 32 };
+    let q = Quantized { format, codes: &[], scales: &[], biases: &[], scale_type: Float::F32, multiplier: 1.0 };
+    let mut out = [f32::NAN; 4];
+    let w = Matrix { rows: 2, cols: 0, elements: Elements::Quantized(q) };
+    if matmul_fast(&cpu, &[], &w, Some(&[1.0, 2.0]), &mut out) {
+        assert_eq!(out, [1.0, 2.0, 1.0, 2.0]);
+    }
+    let w = Matrix { rows: 0, cols: 32, elements: Elements::Quantized(q) };
+    matmul_fast(&cpu, &[1.0; 64], &w, None, &mut []);
+}
+
+#[test]
+fn forms_without_a_kernel_are_left_to_the_exact_path() {
+    let cpu = Cpu::new(Isa::best(), 1);
+    let mut out = [5.0];
+    let dense = Matrix { rows: 1, cols: 32, elements: Elements::Dense(Float::F32, &[0; 128]) };
+    assert!(!matmul_fast(&cpu, &[1.0; 32], &dense, None, &mut out));
+    let mut random = Random::new(6);
+    let owned =
+        Owned::new((QuantFormat { mode: QuantMode::Mxfp8, bits: 8, group: 32 }, Float::F32), 1, 32, 0, &mut random);
+    assert!(!matmul_fast(&cpu, &[1.0; 32], &owned.matrix(), None, &mut out));
+    assert_eq!((out, fast_kernel_name(&cpu, &owned.matrix())), ([5.0], None));
+    let owned =
+        Owned::new((QuantFormat { mode: QuantMode::Affine, bits: 4, group: 64 }, Float::F32), 1, 64, 0, &mut random);
+    let portable = Cpu::new(Isa::from_name("portable").unwrap(), 1);
+    assert_eq!(fast_kernel_name(&portable, &owned.matrix()).unwrap(), "portable-affine4g64-integer");
+}
