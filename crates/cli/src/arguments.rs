@@ -144,9 +144,9 @@ pub struct GenerationArguments {
     #[command(flatten)]
     pub sampling: SamplingArguments,
 
-    /// Memory and context.
+    /// How the model is loaded.
     #[command(flatten)]
-    pub cache: CacheArguments,
+    pub load: LoadArguments,
 
     /// Print counts and speeds to standard error after each answer
     #[arg(short, long, help_heading = "Output")]
@@ -234,10 +234,24 @@ pub struct SamplingArguments {
     pub ignore_eos: bool,
 }
 
-/// Memory and context.
+/// How exactly a model computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Exactness {
+    /// As the reference, to float precision
+    #[default]
+    Exact,
+    /// Inputs of products rounded to 8 bits or bfloat16, several times as fast
+    Fast,
+}
+
+/// How a model is loaded.
 #[derive(Args, Clone, Default)]
-#[command(next_help_heading = "Memory")]
-pub struct CacheArguments {
+#[command(next_help_heading = "Memory and speed")]
+pub struct LoadArguments {
+    /// How exactly products are computed
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
+    pub precision: Exactness,
+
     /// Longest sequence in tokens, prompt and answer together [default: the model's, or what fits]
     #[arg(long, visible_alias = "ctx-size", value_name = "N", value_parser = parsers::positive)]
     pub context: Option<usize>,

@@ -33,7 +33,7 @@ pub fn load_to_answer(
     unless_said: Defaults,
     app: &App,
 ) -> Result<(InferenceEngine, GenerateParams)> {
-    let engine = load(model, &app.settings.load_options(&arguments.cache), app)?;
+    let engine = load(model, &app.settings.load_options(&arguments.load), app)?;
     let params = settings::params(&arguments.sampling, &engine.configuration().default_params, unless_said);
     engine.configuration().validate(&params)?;
     let idle = settings::flags_without_effect(&arguments.sampling, &params);

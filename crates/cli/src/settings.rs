@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use mlxengine::{
     CacheOptions, EngineError, ErrorKind, GenerateOptions, GenerateParams, KvQuantization, LoadOptions, ModelPaths,
-    RenderOptions, device,
+    Precision, RenderOptions, device,
 };
 
-use crate::arguments::{CacheArguments, Defaults, DeviceArguments, GenerationArguments, SamplingArguments};
+use crate::arguments::{Defaults, DeviceArguments, Exactness, GenerationArguments, LoadArguments, SamplingArguments};
 use crate::failure::{Result, invalid};
 
 /// A variable of the environment.
@@ -125,7 +125,7 @@ impl Settings {
     }
 
     /// How a model is loaded.
-    pub fn load_options(&self, arguments: &CacheArguments) -> LoadOptions {
+    pub fn load_options(&self, arguments: &LoadArguments) -> LoadOptions {
         LoadOptions {
             paths: self.paths.clone(),
             context: arguments.context,
@@ -133,6 +133,10 @@ impl Settings {
                 cache: CacheOptions { max_tokens: arguments.max_kv_size, quantize: quantization(arguments) },
                 prefill_chunk: arguments.prefill_step_size.unwrap_or(GenerateOptions::default().prefill_chunk),
                 ..GenerateOptions::default()
+            },
+            precision: match arguments.precision {
+                Exactness::Exact => Precision::Exact,
+                Exactness::Fast => Precision::Fast,
             },
             memory: None,
         }
@@ -169,7 +173,7 @@ fn hub_cache(home: Option<&Path>) -> Option<PathBuf> {
     path(&HF_HUB_CACHE).or_else(|| Some(path(&HF_HOME).or_else(|| Some(cache()?.join("huggingface")))?.join("hub")))
 }
 
-fn quantization(arguments: &CacheArguments) -> Option<KvQuantization> {
+fn quantization(arguments: &LoadArguments) -> Option<KvQuantization> {
     let number = |text: &str| text.parse().expect("the parser accepts numbers alone");
     let group = arguments.kv_group_size.as_deref().map_or(64, number);
     // Both defaults are mlx-lm's.
@@ -253,8 +257,8 @@ mod tests {
 
     #[test]
     fn a_quantized_cache_starts_as_in_mlx_lm() {
-        let arguments = CacheArguments { kv_bits: Some("4".into()), ..CacheArguments::default() };
+        let arguments = LoadArguments { kv_bits: Some("4".into()), ..LoadArguments::default() };
         assert_eq!(quantization(&arguments), Some(KvQuantization { bits: 4, group: 64, start: Some(5000) }));
-        assert_eq!(quantization(&CacheArguments::default()), None);
+        assert_eq!(quantization(&LoadArguments::default()), None);
     }
 }

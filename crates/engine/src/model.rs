@@ -1,7 +1,7 @@
 //! A loaded model: weights, tokenizer, chat template, and which tokens end an answer. Immutable; sessions share it.
 
 use mlxengine_models::spec::Mixer;
-use mlxengine_models::{CacheOptions, Checkpoint, LanguageModel, decoder};
+use mlxengine_models::{CacheOptions, Checkpoint, LanguageModel, Precision, decoder};
 use serde_json::Value;
 
 use crate::error::{EngineError, ErrorKind, Result};
@@ -47,7 +47,7 @@ impl LoadedModel {
     ///
     /// # Errors
     /// If a file is missing or damaged, or the architecture or quantization is not supported.
-    pub fn load(checkpoint: &Checkpoint, progress: impl FnMut(usize, usize)) -> Result<Self> {
+    pub fn load(checkpoint: &Checkpoint, precision: Precision, progress: impl FnMut(usize, usize)) -> Result<Self> {
         let texts = TextFiles::read(checkpoint)?;
         let tokenizer = texts.tokenizer(checkpoint)?;
         let templates = texts.templates();
@@ -55,7 +55,7 @@ impl LoadedModel {
         let config = Value::Object(checkpoint.config.values().clone());
         let template = templates.select(None, false).ok();
         let end_tokens = tokenizer.end_tokens(generation_config.as_ref(), Some(&config), template);
-        let network = decoder::load(checkpoint, progress)?;
+        let network = decoder::load(checkpoint, precision, progress)?;
         Ok(Self { network, tokenizer, templates, end_tokens, generation_config })
     }
 

@@ -6,7 +6,7 @@ use mlxengine_engine::{
     CancelToken, EngineError, ErrorKind, FinishReason, GenerateOptions, GenerateParams, Generation, LoadedModel,
     LogitsProcessor, Message, RenderOptions, Result, Sequence, Stats, Step,
 };
-use mlxengine_models::{Checkpoint, KvQuantization};
+use mlxengine_models::{Checkpoint, KvQuantization, Precision};
 use serde::{Deserialize, Serialize};
 
 use crate::configuration::{MemoryPlan, ModelConfiguration, plan};
@@ -65,6 +65,8 @@ pub struct LoadOptions {
     pub context: Option<usize>,
     /// How caches are kept, and how prompts are read.
     pub generate: GenerateOptions,
+    /// How exactly products are computed.
+    pub precision: Precision,
     /// Memory that may be used, in bytes; what the machine has available if not given.
     pub memory: Option<u64>,
 }
@@ -157,7 +159,8 @@ impl InferenceEngine {
     pub fn load_with(model: &str, options: &LoadOptions, mut progress: impl FnMut(LoadProgress)) -> Result<Self> {
         let source = ModelSource::parse(model)?.resolve(&options.paths)?;
         let checkpoint = Checkpoint::open(source)?;
-        let loaded = LoadedModel::load(&checkpoint, |done, total| progress(LoadProgress { done, total }))?;
+        let loaded =
+            LoadedModel::load(&checkpoint, options.precision, |done, total| progress(LoadProgress { done, total }))?;
         // Refuses cache options that this model cannot have, now and not at the first answer.
         Sequence::new(&*loaded.network, &options.generate.cache)?;
         let context = fit(&loaded, options)?;

@@ -45,7 +45,7 @@ pub use mlxengine_engine::{
     LogitsProcessor, Message, RenderOptions, Result, Role, Sequence, Stats, Step, ToolCall,
 };
 pub use mlxengine_models::families::{FAMILIES, Family};
-pub use mlxengine_models::{CacheOptions, KvQuantization};
+pub use mlxengine_models::{CacheOptions, KvQuantization, Precision};
 pub use session::{ChatSession, ReplyStream};
 pub use source::{ModelPaths, ModelSource};
 pub use transcript::Format;

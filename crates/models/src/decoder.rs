@@ -1,6 +1,6 @@
 //! The generic decoder: a [`spec::Decoder`] and a checkpoint's weights, running.
 
-use mlxengine_tensor::{Tensor, Weight};
+use mlxengine_tensor::{Precision, Tensor, Weight};
 use smallvec::SmallVec;
 
 use crate::mixer::{Attention, Pass};
@@ -108,6 +108,7 @@ pub struct Decoder {
     norm: Norm,
     /// `lm_head`, unless the embedding serves.
     head: Option<Weight>,
+    precision: Precision,
     rotations: Vec<Rotation>,
     record: Record,
 }
@@ -146,8 +147,9 @@ impl Decoder {
             root.ignore("lm_head", "the embedding serves as the head");
             None
         };
+        let precision = weights.precision();
         let record = weights.finish()?;
-        Ok(Self { spec, embedding, layers, norm, head, rotations, record })
+        Ok(Self { spec, embedding, layers, norm, head, precision, rotations, record })
     }
 }
 
@@ -181,7 +183,7 @@ impl LanguageModel for Decoder {
     }
 
     fn logits(&self, hidden: &Tensor) -> Tensor {
-        let logits = hidden.linear(self.head.as_ref().unwrap_or(&self.embedding));
+        let logits = hidden.linear(self.head.as_ref().unwrap_or(&self.embedding), self.precision);
         match self.spec.logit_softcap {
             Some(cap) => logits.softcap(cap),
             None => logits,
@@ -201,9 +203,13 @@ impl LanguageModel for Decoder {
 ///
 /// # Errors
 /// For a family that is not known, a configuration that cannot be read, and weights that do not fit it.
-pub fn load(checkpoint: &crate::Checkpoint, progress: impl FnMut(usize, usize)) -> Result<Box<dyn LanguageModel>> {
+pub fn load(
+    checkpoint: &crate::Checkpoint,
+    precision: Precision,
+    progress: impl FnMut(usize, usize),
+) -> Result<Box<dyn LanguageModel>> {
     let spec = crate::families::decoder(&checkpoint.config)?;
-    let weights = Weights::new(checkpoint, spec.renames)?;
+    let weights = Weights::new(checkpoint, spec.renames, precision)?;
     let model = Decoder::load(spec, weights, progress).map_err(|e: Error| e.in_checkpoint(checkpoint))?;
     Ok(Box::new(model))
 }

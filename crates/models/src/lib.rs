@@ -21,6 +21,7 @@ pub use checkpoint::{Checkpoint, Source};
 pub use config::Config;
 pub use decoder::{LanguageModel, Span};
 pub use error::{Error, ErrorKind};
+pub use mlxengine_tensor::Precision;
 pub use state::{CacheOptions, KvQuantization, State};
 
 /// A result of this crate.

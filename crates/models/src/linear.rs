@@ -1,18 +1,19 @@
 //! The affine map whose weight is whatever the checkpoint chose.
 
-use mlxengine_tensor::{Tensor, Weight};
+use mlxengine_tensor::{Precision, Tensor, Weight};
 
 /// `x · Wᵀ + b`. Quantization lives here and not in models; adapters will.
 #[derive(Debug)]
 pub struct Linear {
     pub(crate) weight: Weight,
     pub(crate) bias: Option<Tensor>,
+    pub(crate) precision: Precision,
 }
 
 impl Linear {
     /// `x [.., inputs] -> [.., outputs]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let y = x.linear(&self.weight);
+        let y = x.linear(&self.weight, self.precision);
         match &self.bias {
             Some(bias) => y.add(bias),
             None => y,
@@ -24,11 +25,12 @@ impl Linear {
 #[derive(Debug)]
 pub struct ExpertLinear {
     pub(crate) weight: Weight,
+    pub(crate) precision: Precision,
 }
 
 impl ExpertLinear {
     /// Each slot's row by its expert: `x [T, K]` or `[T, S, K]`, `ids [T, S]`, `-> [T, S, N]`.
     pub fn forward(&self, x: &Tensor, ids: &Tensor) -> Tensor {
-        x.gather_linear(ids, &self.weight, None)
+        x.gather_linear(ids, &self.weight, None, self.precision)
     }
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 
-use mlxengine_tensor::{Dtype, QuantFormat, QuantMode, QuantizedTensor, Shape, Spec, Tensor, Weight};
+use mlxengine_tensor::{Dtype, Precision, QuantFormat, QuantMode, QuantizedTensor, Shape, Spec, Tensor, Weight};
 use serde_json::Value;
 
 use crate::linear::{ExpertLinear, Linear};
@@ -68,6 +68,7 @@ impl Record {
 pub struct Weights {
     tensors: BTreeMap<String, Entry>,
     missing_shards: Vec<String>,
+    precision: Precision,
     record: RefCell<Ledger>,
 }
 
@@ -84,11 +85,12 @@ struct Ledger {
 }
 
 impl Weights {
-    /// The tensors of a checkpoint, renamed by replacing each first text by its second.
+    /// The tensors of a checkpoint, renamed by replacing each first text by its second; the layers made of them compute in
+    /// the precision given.
     ///
     /// # Errors
     /// If the configuration names a quantization that is not known.
-    pub fn new(checkpoint: &Checkpoint, renames: &[(&str, &str)]) -> Result<Self> {
+    pub fn new(checkpoint: &Checkpoint, renames: &[(&str, &str)], precision: Precision) -> Result<Self> {
         check_quantization(checkpoint)?;
         let canonical = |name: &str| renames.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to));
         let tensors = checkpoint
@@ -98,8 +100,14 @@ impl Weights {
         Ok(Self {
             tensors: tensors.collect(),
             missing_shards: checkpoint.missing_shards.clone(),
+            precision,
             record: RefCell::default(),
         })
+    }
+
+    /// How exactly the layers compute.
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The scope of the whole checkpoint.
@@ -226,7 +234,7 @@ impl<'a> Scope<'a> {
         let w = self.at(name);
         let weight = w.weight(&[outputs, inputs])?;
         let bias = if bias { Some(w.vector("bias", outputs)?) } else { None };
-        Ok(Linear { weight, bias })
+        Ok(Linear { weight, bias, precision: self.weights.precision })
     }
 
     /// Linear layers of one input whose rows lie after one another in one tensor.
@@ -244,6 +252,7 @@ impl<'a> Scope<'a> {
         let mut start = 0;
         Ok(outputs.map(|count| {
             let part = Linear {
+                precision: all.precision,
                 weight: all.weight.rows(start, count),
                 bias: all.bias.as_ref().map(|b| b.clone().slice(0, start, count)),
             };
@@ -259,12 +268,13 @@ impl<'a> Scope<'a> {
     pub fn experts(&self, name: &str, count: usize, [inputs, outputs]: [usize; 2]) -> Result<ExpertLinear> {
         let stacked = self.at("switch_mlp").at(name);
         if stacked.has("weight") || !self.at("experts").at(0).at(name).has("weight") {
-            return Ok(ExpertLinear { weight: stacked.weight(&[count, outputs, inputs])? });
+            let weight = stacked.weight(&[count, outputs, inputs])?;
+            return Ok(ExpertLinear { weight, precision: self.weights.precision });
         }
         let one_by_one = (0..count).map(|e| self.at("experts").at(e).at(name).weight(&[outputs, inputs]));
         let parts: Vec<Weight> = one_by_one.collect::<Result<_>>()?;
         stack(&parts)
-            .map(|weight| ExpertLinear { weight })
+            .map(|weight| ExpertLinear { weight, precision: self.weights.precision })
             .ok_or_else(|| Error::invalid(format!("the experts of `{}` are not all stored alike", stacked.path)))
     }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mlxengine_models::{CacheOptions, Checkpoint, Error, ErrorKind, LanguageModel, Span, decoder};
+use mlxengine_models::{CacheOptions, Checkpoint, Error, ErrorKind, LanguageModel, Precision, Span, decoder};
 use mlxengine_tensor::{QuantFormat, QuantMode, Tensor, safetensors::serialize};
 use serde_json::{Value, json};
 
@@ -74,7 +74,7 @@ fn bytes(tensors: &Tensors) -> Vec<u8> {
 }
 
 fn load(path: &Path) -> Result<Box<dyn LanguageModel>, Error> {
-    decoder::load(&Checkpoint::open_directory(path)?, |_, _| {})
+    decoder::load(&Checkpoint::open_directory(path)?, Precision::Exact, |_, _| {})
 }
 
 fn load_parts(config: &Value, tensors: &Tensors) -> Result<Box<dyn LanguageModel>, Error> {

@@ -17,7 +17,7 @@ pub fn define(op: &Op, inputs: &[Tensor]) -> Option<Tensor> {
         Op::Sdpa(sdpa) => self::sdpa(inputs, sdpa),
         Op::Glu(act) => inputs[0].clone().unary(act).mul(&inputs[1]),
         Op::Softcap(cap) => inputs[0].clone().scale(1.0 / cap).unary(Unary::Tanh).scale(cap),
-        Op::QuantizedMatmul { format, transpose, multiplier } => {
+        Op::QuantizedMatmul { format, transpose, multiplier, .. } => {
             inputs[0].matmul(&dequantize(format, multiplier, &inputs[1..]), transpose)
         }
         Op::TakeQuantized { format, multiplier } => {
@@ -25,7 +25,7 @@ pub fn define(op: &Op, inputs: &[Tensor]) -> Option<Tensor> {
             Tensor::apply(&Op::Take, smallvec![dequantize(format, multiplier, parts), ids.clone()])
         }
         Op::GatherMatmul => gather_matmul(&inputs[0], &inputs[1], &inputs[2], inputs.get(3)),
-        Op::GatherQuantizedMatmul { format, multiplier, bias } => {
+        Op::GatherQuantizedMatmul { format, multiplier, bias, .. } => {
             let parts = &inputs[2..inputs.len() - usize::from(bias)];
             let bias = if bias { inputs.last() } else { None };
             gather_matmul(&inputs[0], &inputs[1], &dequantize(format, multiplier, parts), bias)

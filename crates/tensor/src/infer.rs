@@ -45,7 +45,7 @@ pub fn infer(op: &Op, inputs: &[Spec]) -> Result<Specs, ShapeError> {
         }
         Op::Reshape(_) | Op::Permute(_) | Op::Slice { .. } | Op::Concat { .. } | Op::Update { .. } => check.layout(),
         Op::Take | Op::TakeAlong | Op::TopK { .. } | Op::TakeQuantized { .. } => check.indexing(),
-        Op::Matmul { transpose } => check.matmul(transpose),
+        Op::Matmul { transpose, .. } => check.matmul(transpose),
         Op::QuantizedMatmul { format, transpose, .. } => check.quantized_matmul(format, transpose),
         Op::GatherMatmul => check.gather_matmul(),
         Op::GatherQuantizedMatmul { format, bias, .. } => check.gather_quantized_matmul(format, bias),

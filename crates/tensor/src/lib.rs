@@ -34,7 +34,7 @@ pub use error::FileError;
 pub use infer::{ShapeError, infer};
 pub use mlxengine_kernels::elementwise::{Binary, Unary};
 pub use mlxengine_kernels::reduce::Reduce;
-pub use mlxengine_kernels::weights::{Float, QuantFormat, QuantMode};
+pub use mlxengine_kernels::weights::{Float, Precision, QuantFormat, QuantMode};
 pub use op::{Op, Sdpa};
 pub use shape::{Shape, Spec};
 pub use tensor::{Tensor, Tensors};

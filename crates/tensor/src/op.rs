@@ -2,7 +2,7 @@
 
 use mlxengine_kernels::elementwise::{Binary, Unary};
 use mlxengine_kernels::reduce::Reduce;
-use mlxengine_kernels::weights::QuantFormat;
+use mlxengine_kernels::weights::{Precision, QuantFormat};
 
 use crate::{Dtype, Shape};
 
@@ -63,6 +63,8 @@ pub enum Op {
     Matmul {
         /// Whether `b` is given with its rows along `N`.
         transpose: bool,
+        /// How exactly; [`Precision::Fast`] tells on a transposed `b` of rank 2 alone.
+        precision: Precision,
     },
     /// `[x, codes U32, scales, biases?]`: [`Op::Matmul`] with a quantized `b` of rank 2.
     QuantizedMatmul {
@@ -72,6 +74,8 @@ pub enum Op {
         transpose: bool,
         /// Multiplies every weight (NVFP4's global scale), else 1.
         multiplier: f32,
+        /// As in [`Op::Matmul`].
+        precision: Precision,
     },
     /// `[x, ids U32 [T, S], experts [E, N, K], bias? [E, N]]`: each slot's row by its expert, `-> [T, S, N]`. `x` is `[T, K]`,
     /// one row for all slots of a token, or `[T, S, K]`.
@@ -84,6 +88,8 @@ pub enum Op {
         multiplier: f32,
         /// Whether the last input is a bias `[E, N]`.
         bias: bool,
+        /// How exactly.
+        precision: Precision,
     },
     /// `[codes U32, scales, biases?, ids U32]`: [`Op::Take`] from a quantized table.
     TakeQuantized {

@@ -2,7 +2,7 @@
 
 use smallvec::smallvec;
 
-use crate::{Binary, Dtype, Op, QuantFormat, Reduce, Sdpa, Shape, Tensor, Tensors, Unary, Weight};
+use crate::{Binary, Dtype, Op, Precision, QuantFormat, Reduce, Sdpa, Shape, Tensor, Tensors, Unary, Weight};
 
 impl Tensor {
     /// Applies a function to each element.
@@ -116,16 +116,20 @@ impl Tensor {
     /// `self · other`, batched; `transpose`: `other` has its rows along the output.
     #[track_caller]
     pub fn matmul(&self, other: &Tensor, transpose: bool) -> Tensor {
-        Tensor::apply(&Op::Matmul { transpose }, smallvec![self.clone(), other.clone()])
+        let op = Op::Matmul { transpose, precision: Precision::Exact };
+        Tensor::apply(&op, smallvec![self.clone(), other.clone()])
     }
 
     /// `self · weightᵀ`: a linear layer without bias.
     #[track_caller]
-    pub fn linear(&self, weight: &Weight) -> Tensor {
+    pub fn linear(&self, weight: &Weight, precision: Precision) -> Tensor {
         match weight {
-            Weight::Dense(w) => self.matmul(w, true),
+            Weight::Dense(w) => {
+                let op = Op::Matmul { transpose: true, precision };
+                Tensor::apply(&op, smallvec![self.clone(), w.clone()])
+            }
             Weight::Quantized(q) => {
-                let op = Op::QuantizedMatmul { format: q.format, transpose: true, multiplier: q.multiplier };
+                let op = Op::QuantizedMatmul { format: q.format, transpose: true, multiplier: q.multiplier, precision };
                 Tensor::apply(&op, q.after(smallvec![self.clone()]))
             }
         }
@@ -133,11 +137,16 @@ impl Tensor {
 
     /// Each slot's row by its expert: `self [T, K]` or `[T, S, K]`, `ids [T, S]`, `experts [E, N, K]`, `-> [T, S, N]`.
     #[track_caller]
-    pub fn gather_linear(&self, ids: &Tensor, experts: &Weight, bias: Option<&Tensor>) -> Tensor {
+    pub fn gather_linear(&self, ids: &Tensor, experts: &Weight, bias: Option<&Tensor>, precision: Precision) -> Tensor {
         let (op, mut inputs): (Op, Tensors) = match experts {
             Weight::Dense(w) => (Op::GatherMatmul, smallvec![self.clone(), ids.clone(), w.clone()]),
             Weight::Quantized(q) => {
-                let op = Op::GatherQuantizedMatmul { format: q.format, multiplier: q.multiplier, bias: bias.is_some() };
+                let op = Op::GatherQuantizedMatmul {
+                    format: q.format,
+                    multiplier: q.multiplier,
+                    bias: bias.is_some(),
+                    precision,
+                };
                 (op, q.after(smallvec![self.clone(), ids.clone()]))
             }
         };

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mlxengine_models::{CacheOptions, Checkpoint, LanguageModel, Span, State, decoder, families};
+use mlxengine_models::{CacheOptions, Checkpoint, LanguageModel, Precision, Span, State, decoder, families};
 use mlxengine_tensor::Tensor;
 
 use crate::golden::{Golden, last_rows};
@@ -22,7 +22,7 @@ pub(crate) fn load(dir: &Path) -> Result<Box<dyn LanguageModel>, Stop> {
         return Err(Stop::not_run(format!("model type `{model_type}` is not supported")));
     }
     // Of a family that is known everything has to load.
-    decoder::load(&checkpoint, |_, _| {}).map_err(|e| Stop::failed(e.to_string()))
+    decoder::load(&checkpoint, Precision::Exact, |_, _| {}).map_err(|e| Stop::failed(e.to_string()))
 }
 
 pub(crate) fn check(case: &Case, sheet: &mut Sheet<'_>) -> Result<(), Stop> {

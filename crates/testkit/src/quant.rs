@@ -1,7 +1,7 @@
 //! Quantized arrays: codes and scales, the weights they stand for, and products with them.
 
 use half::{bf16, f16};
-use mlxengine_tensor::{Dtype, Op, QuantFormat, QuantMode, QuantizedTensor, Tensor, Tensors, Weight};
+use mlxengine_tensor::{Dtype, Op, Precision, QuantFormat, QuantMode, QuantizedTensor, Tensor, Tensors, Weight};
 use serde_json::Value;
 
 use crate::golden::{Golden, words};
@@ -148,12 +148,15 @@ fn round(x: f32, dtype: Dtype) -> f32 {
 /// `x · w` or `x · wᵀ`.
 fn multiply(x: &Tensor, w: &QuantizedTensor, transpose: bool) -> Tensor {
     if transpose {
-        return x.linear(&Weight::Quantized(w.clone()));
+        return x.linear(&Weight::Quantized(w.clone()), Precision::Exact);
     }
     let mut inputs = Tensors::new();
     inputs.extend([x.clone(), w.codes.clone(), w.scales.clone()]);
     inputs.extend(w.biases.clone());
-    Tensor::apply(&Op::QuantizedMatmul { format: w.format, transpose, multiplier: w.multiplier }, inputs)
+    Tensor::apply(
+        &Op::QuantizedMatmul { format: w.format, transpose, multiplier: w.multiplier, precision: Precision::Exact },
+        inputs,
+    )
 }
 
 /// A product, with an error in relation to the sum of the magnitudes that it adds up.
@@ -199,13 +202,13 @@ pub(crate) fn gather(case: &Case, sheet: &mut Sheet<'_>) -> Result<(), Stop> {
         sheet.check(format!("{key}.gather_qmm_t"), || {
             let x = rows("x")?;
             let picks = ids("rhs_indices", [x.shape()[0], 2])?;
-            let got = x.gather_linear(&picks, &Weight::Quantized(weight()?), None);
+            let got = x.gather_linear(&picks, &Weight::Quantized(weight()?), None, Precision::Exact);
             Measure::close(got.f32s(), golden.f32(&format!("{key}.gather_qmm_t"))?.f32s(), [atol, 0.0])
         });
         sheet.check(format!("{key}.gather_qmm_t_sorted"), || {
             let x = rows("x_sorted")?;
             let picks = ids("rhs_sorted", [x.shape()[0], 1])?;
-            let got = x.gather_linear(&picks, &Weight::Quantized(weight()?), None);
+            let got = x.gather_linear(&picks, &Weight::Quantized(weight()?), None, Precision::Exact);
             Measure::close(got.f32s(), golden.f32(&format!("{key}.gather_qmm_t_sorted"))?.f32s(), [atol, 0.0])
         });
         sheet.check(format!("{key}.gather_qmm_n_lhs"), || {
@@ -223,7 +226,7 @@ pub(crate) fn gather(case: &Case, sheet: &mut Sheet<'_>) -> Result<(), Stop> {
     sheet.check("dense.gather_mm", || {
         let x = rows("x")?;
         let picks = ids("rhs_indices", [x.shape()[0], 2])?;
-        let got = x.gather_linear(&picks, &Weight::Dense(golden.raw("w")?), None);
+        let got = x.gather_linear(&picks, &Weight::Dense(golden.raw("w")?), None, Precision::Exact);
         Measure::close(got.f32s(), golden.f32("dense.gather_mm")?.f32s(), [atol, 0.0])
     });
     Ok(())

@@ -7,7 +7,7 @@ use mlxengine_engine::{
     FinishReason, GenerateOptions, GenerateParams, Generation, LoadedModel, Message, RenderOptions, Step, Tokenizer,
     TokenizerFiles,
 };
-use mlxengine_models::Checkpoint;
+use mlxengine_models::{Checkpoint, Precision};
 use serde_json::Value;
 
 use crate::manifest::Text;
@@ -40,7 +40,7 @@ fn optional(dir: &Path, name: &str) -> Option<Value> {
 
 pub(crate) fn check(sheet: &mut Sheet<'_>, dir: &Path, recorded: &Text) {
     sheet.check("text", || {
-        let model = Arc::new(LoadedModel::load(&Checkpoint::open_directory(dir)?, |_, _| {})?);
+        let model = Arc::new(LoadedModel::load(&Checkpoint::open_directory(dir)?, Precision::Exact, |_, _| {})?);
         let prompt = model.tokenizer.encode(&recorded.prompt, true)?;
         let params = GenerateParams::default().with_max_tokens(MOST);
         let options = GenerateOptions::default();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use mlxengine_engine::{
     FinishReason, GenerateOptions, GenerateParams, Generation, LoadedModel, Message, RenderOptions, Step,
 };
-use mlxengine_models::{CacheOptions, Checkpoint};
+use mlxengine_models::{CacheOptions, Checkpoint, Precision};
 use mlxengine_testkit::{Sequence, log_sum_exp};
 use serde::Deserialize;
 use serde_json::Value;
@@ -66,7 +66,7 @@ fn checkpoint() -> Option<(Arc<LoadedModel>, Recording)> {
     }
     let recording = serde_json::from_slice(&std::fs::read(&recording).unwrap()).unwrap();
     let checkpoint = Checkpoint::open_directory(&model).unwrap();
-    Some((Arc::new(LoadedModel::load(&checkpoint, |_, _| {}).unwrap()), recording))
+    Some((Arc::new(LoadedModel::load(&checkpoint, Precision::Exact, |_, _| {}).unwrap()), recording))
 }
 
 fn check_chat(model: &Arc<LoadedModel>, chat: &Chat) -> Result<(), String> {

@@ -6,13 +6,13 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::App;
-use crate::arguments::{CacheArguments, ShowArguments};
+use crate::arguments::{LoadArguments, ShowArguments};
 use crate::failure::{Result, invalid};
 use crate::load::load;
 
 /// Prints what a checkpoint is, whether or not it fits in memory.
 pub fn run(arguments: &ShowArguments, app: &App) -> Result<()> {
-    let options = LoadOptions { memory: Some(u64::MAX), ..app.settings.load_options(&CacheArguments::default()) };
+    let options = LoadOptions { memory: Some(u64::MAX), ..app.settings.load_options(&LoadArguments::default()) };
     let engine = load(&arguments.model, &options, app)?;
     if arguments.json {
         let mut object = plain_json(engine.configuration())?;

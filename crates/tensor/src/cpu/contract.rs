@@ -6,13 +6,13 @@ use mlxengine_kernels::{Cpu, matmul as kernel, quant};
 
 use crate::infer::Specs;
 use crate::weight::{dense_matrix, float, quantized_matrix};
-use crate::{Dtype, Op, QuantFormat, QuantMode, Sdpa, Spec, Tensor, Tensors};
+use crate::{Dtype, Op, Precision, QuantFormat, QuantMode, Sdpa, Spec, Tensor, Tensors};
 
-pub(super) fn matmul(cpu: &Cpu, inputs: &Tensors, transpose: bool, out: Spec) -> Tensor {
+pub(super) fn matmul(cpu: &Cpu, inputs: &Tensors, how: (bool, Precision), out: Spec) -> Tensor {
     let (a, b) = (&inputs[0], &inputs[1]);
     let mut y = Tensor::empty(out);
     if b.shape().len() == 2 {
-        product(cpu, a.f32s(), &dense_matrix(b), transpose, y.f32s_mut());
+        product(cpu, a.f32s(), &dense_matrix(b), how, y.f32s_mut());
         return y;
     }
     let rank = a.shape().len();
@@ -20,13 +20,13 @@ pub(super) fn matmul(cpu: &Cpu, inputs: &Tensors, transpose: bool, out: Spec) ->
     if m * k * n > 0 {
         let batches = a.f32s().chunks_exact(m * k).zip(b.f32s().chunks_exact(k * n));
         for (y, (a, b)) in y.f32s_mut().chunks_exact_mut(m * n).zip(batches) {
-            let (rows, cols) = if transpose { (n, k) } else { (k, n) };
+            let (rows, cols) = if how.0 { (n, k) } else { (k, n) };
             let b = Matrix {
                 rows,
                 cols,
                 elements: mlxengine_kernels::weights::Elements::Dense(float(Dtype::F32), bytemuck::cast_slice(b)),
             };
-            product(cpu, a, &b, transpose, y);
+            product(cpu, a, &b, how, y);
         }
     } else {
         y.f32s_mut().fill(0.0);
@@ -34,29 +34,32 @@ pub(super) fn matmul(cpu: &Cpu, inputs: &Tensors, transpose: bool, out: Spec) ->
     y
 }
 
-fn product(cpu: &Cpu, x: &[f32], w: &Matrix<'_>, transpose: bool, out: &mut [f32]) {
+fn product(cpu: &Cpu, x: &[f32], w: &Matrix<'_>, (transpose, precision): (bool, Precision), out: &mut [f32]) {
     if transpose {
-        kernel::matmul(cpu, x, w, None, out);
+        kernel::linear(cpu, precision, x, w, None, out);
     } else {
         kernel::matmul_n(cpu, x, w, out);
     }
 }
 
 pub(super) fn quantized_matmul(cpu: &Cpu, op: &Op, inputs: &Tensors, out: Spec) -> Tensor {
-    let Op::QuantizedMatmul { format, transpose, multiplier } = *op else { unreachable!("eval matched the operation") };
+    let Op::QuantizedMatmul { format, transpose, multiplier, precision } = *op else {
+        unreachable!("eval matched the operation")
+    };
     let mut y = Tensor::empty(out);
-    product(cpu, inputs[0].f32s(), &quantized_matrix(format, multiplier, &inputs[1..]), transpose, y.f32s_mut());
+    let weights = quantized_matrix(format, multiplier, &inputs[1..]);
+    product(cpu, inputs[0].f32s(), &weights, (transpose, precision), y.f32s_mut());
     y
 }
 
 pub(super) fn gather_matmul(cpu: &Cpu, op: &Op, inputs: &Tensors, out: Spec) -> Tensor {
     let (x, ids) = (&inputs[0], &inputs[1]);
-    let (matrix, experts, bias) = match *op {
-        Op::GatherQuantizedMatmul { format, multiplier, bias } => {
+    let (matrix, experts, bias, precision) = match *op {
+        Op::GatherQuantizedMatmul { format, multiplier, bias, precision } => {
             let bias = if bias { inputs.last() } else { None };
-            (quantized_matrix(format, multiplier, &inputs[2..]), inputs[2].shape()[0], bias)
+            (quantized_matrix(format, multiplier, &inputs[2..]), inputs[2].shape()[0], bias, precision)
         }
-        _ => (dense_matrix(&inputs[2]), inputs[2].shape()[0], inputs.get(3)),
+        _ => (dense_matrix(&inputs[2]), inputs[2].shape()[0], inputs.get(3), Precision::Exact),
     };
     let slots = ids.shape()[1].max(1);
     let shared = x.shape().len() == 2;
@@ -66,7 +69,7 @@ pub(super) fn gather_matmul(cpu: &Cpu, op: &Op, inputs: &Tensors, out: Spec) -> 
     }
     let mut y = Tensor::empty(out);
     let pick = kernel::Gather { x_rows: rows.u32s(), ids: ids.u32s(), experts };
-    kernel::gather_matmul(cpu, x.f32s(), pick, &matrix, bias.map(Tensor::f32s), y.f32s_mut());
+    kernel::gather_linear(cpu, precision, x.f32s(), pick, &matrix, bias.map(Tensor::f32s), y.f32s_mut());
     y
 }
 
