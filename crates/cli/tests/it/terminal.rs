@@ -153,6 +153,8 @@ fn commands_explain_themselves() {
     terminal.wait_for(">>> ");
     terminal.keys(&format!("/reg{TAB}\r"));
     terminal.wait_for("there is no answer to give again");
+    // Between prompts the terminal itself would take the key for the end of the input.
+    terminal.wait_for(">>> ");
     terminal.keys(CTRL_D);
     assert_eq!(terminal.exit_code(), Some(0));
 }

@@ -7,15 +7,14 @@ use crate::weights::{Float, QuantFormat, Quantized};
 
 /// Every kernel of the host, the stand-in first.
 fn kernels() -> Vec<Kernel> {
-    let mut all = vec![Kernel::Stand];
+    let stand = std::iter::once(Kernel::Stand);
     #[cfg(target_arch = "x86_64")]
-    {
+    let stand = {
         use crate::arch::x86_64::{Avx2, Avx512Vnni, AvxVnni};
-        all.extend(Avx2::new().map(Kernel::Avx2));
-        all.extend(AvxVnni::new().map(Kernel::AvxVnni));
-        all.extend(Avx512Vnni::new().map(Kernel::Avx512Vnni));
-    }
-    all
+        let narrow = Avx2::new().map(Kernel::Avx2).into_iter().chain(AvxVnni::new().map(Kernel::AvxVnni));
+        stand.chain(narrow).chain(Avx512Vnni::new().map(Kernel::Avx512Vnni))
+    };
+    stand.collect()
 }
 
 fn forms() -> Vec<(QuantFormat, Float)> {
