@@ -2,7 +2,7 @@
 //!
 //! An element of `x · Wᵀ` is a sum over `k` in one vector accumulator: lane `l` takes the products at `l`, `l + LANES`, … in
 //! that order, the lanes are added in a fixed order, then the bias. Every kernel here keeps that order, so the bits of an
-//! element depend on neither the number of rows nor of threads, and [`choose`] may pick by speed alone.
+//! element depend on neither the number of rows nor of threads, and `choose` may pick by speed alone.
 
 mod blocked;
 mod direct;

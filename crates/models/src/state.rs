@@ -1,6 +1,6 @@
 //! What a sequence has seen: keys and values of every layer.
 //!
-//! Attention sees [`KvCache::extend`] and nothing else, so that full, sliding and quantized layouts stay in this file. Keys
+//! Attention sees `KvCache::extend` and nothing else, so that full, sliding and quantized layouts stay in this file. Keys
 //! and values lie in one buffer each, in the order of their positions; what is still seen is always one run of rows, so a
 //! kernel streams over it.
 

@@ -5,7 +5,7 @@ use std::ops::Deref;
 
 use crate::Dtype;
 
-/// Most axes a tensor may have.
+/// Most axes that a tensor may have.
 pub const MAX_RANK: usize = 6;
 
 /// The sizes of a tensor's axes, outermost first, stored inline.
@@ -16,7 +16,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// A shape from its sizes; panics above [`MAX_RANK`] axes.
+    /// A shape from its sizes; panics above six axes.
     #[track_caller]
     pub fn new(sizes: &[usize]) -> Self {
         assert!(sizes.len() <= MAX_RANK, "a tensor has at most {MAX_RANK} axes, got {sizes:?}");
