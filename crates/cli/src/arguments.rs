@@ -240,7 +240,7 @@ pub enum Exactness {
     /// As the reference, to float precision
     #[default]
     Exact,
-    /// Inputs of products rounded to 8 bits or bfloat16, several times as fast
+    /// Inputs of products rounded to 8 bits: faster and less exact, an experiment
     Fast,
 }
 

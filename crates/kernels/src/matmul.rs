@@ -62,11 +62,9 @@ fn form_name(elements: &Elements<'_>) -> String {
 
 /// [`matmul`] in the precision asked for: the one place where a rounded product is preferred.
 ///
-/// Prompts meet tiles of bf16, where the processor has them: many rows share the decoding. The rest meets integers.
+/// [`matmul_tiles`] is not among them: AMX instructions have not run on a processor that has them.
 pub fn linear(cpu: &Cpu, precision: Precision, x: &[f32], w: &Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
-    let rounded =
-        precision == Precision::Fast && (matmul_tiles(cpu, x, w, bias, out) || matmul_fast(cpu, x, w, bias, out));
-    if !rounded {
+    if precision == Precision::Exact || !matmul_fast(cpu, x, w, bias, out) {
         matmul(cpu, x, w, bias, out);
     }
 }
