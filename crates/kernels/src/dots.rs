@@ -1,5 +1,4 @@
-//! The integer vocabulary: products of unsigned codes with signed 8-bit activations, 64 bytes at a time on every instruction
-//! set.
+//! The integer vocabulary: products of unsigned codes with signed 8-bit digits, 64 bytes at a time on every instruction set.
 //!
 //! An implementation has sixteen lanes whatever its registers hold, and lane `l` of a sum of products takes bytes
 //! `4 l .. 4 l + 4`. Integer sums are exact and the float operations are prescribed one by one, so all implementations give
@@ -31,8 +30,12 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     type Parts: Copy;
     /// Printable name of the instruction set.
     const NAME: &'static str;
-    /// Most input rows that share an unpacked vector of weights: their sums have to stay in registers.
+    /// Most input rows that share an unpacked vector of weights: their sums have to stay in registers. 1 or 4.
     const MOST_ROWS: usize;
+    /// Input rows, and vectors of columns, of a register tile: their sums have to stay in registers. 1, 4 or 8, and 1 or 2.
+    const TILE_ROWS: usize;
+    /// See [`Dots::TILE_ROWS`].
+    const TILE_VECTORS: usize;
 
     /// Reads 64 bytes, zero beyond the first `n`.
     ///
@@ -50,11 +53,43 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     fn lookup(self, bytes: Self::Bytes, table: &[u8; 16]) -> Self::Bytes;
     /// No sum yet.
     fn no_ints(self) -> Self::Ints;
-    /// Adds to lane `l` the products of bytes `4 l .. 4 l + 4`. Codes are below 64 unless `WIDE`.
+    /// Zeros.
+    fn no_bytes(self) -> Self::Bytes;
+    /// The same four bytes in every lane.
     ///
     /// # Safety
-    /// `a` is readable for 64 bytes, none of them -128.
-    unsafe fn dot<const WIDE: bool>(self, sums: Self::Ints, codes: Self::Bytes, a: *const i8) -> Self::Ints;
+    /// `p` is readable for four bytes.
+    unsafe fn quad(self, p: *const i8) -> Self::Bytes;
+    /// Writes 64 bytes.
+    ///
+    /// # Safety
+    /// `p` is writable for 64 bytes.
+    unsafe fn store(self, p: *mut u8, bytes: Self::Bytes);
+    /// Lane `l` of result `i` is lane `i` of vector `l`.
+    #[inline(always)]
+    fn transpose(self, rows: [Self::Bytes; LANES]) -> [Self::Bytes; LANES] {
+        let (mut lanes, mut columns, mut out) = ([[0u32; LANES]; LANES], [[0u32; LANES]; LANES], rows);
+        for (lanes, row) in lanes.iter_mut().zip(rows) {
+            // SAFETY: a list of sixteen lanes has 64 bytes.
+            unsafe { self.store(lanes.as_mut_ptr().cast(), row) };
+        }
+        for (i, column) in columns.iter_mut().enumerate() {
+            for (l, lanes) in lanes.iter().enumerate() {
+                column[l] = lanes[i];
+            }
+        }
+        for (out, column) in out.iter_mut().zip(&columns) {
+            // SAFETY: as above.
+            *out = unsafe { self.load(column.as_ptr().cast(), BYTES) };
+        }
+        out
+    }
+    /// Adds to lane `l` the products of bytes `4 l .. 4 l + 4` of codes and digits. Codes are below 64 unless `WIDE`.
+    fn dot<const WIDE: bool>(self, sums: Self::Ints, codes: Self::Bytes, digits: Self::Bytes) -> Self::Ints;
+    /// `256 * a`.
+    fn times_256(self, a: Self::Ints) -> Self::Ints;
+    /// `a + b`.
+    fn add_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
     /// Zeros.
     fn no_floats(self) -> Self::Floats;
     /// Reads sixteen floats.
@@ -62,6 +97,11 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is readable for sixteen floats.
     unsafe fn floats(self, p: *const f32) -> Self::Floats;
+    /// Writes sixteen floats.
+    ///
+    /// # Safety
+    /// `p` is writable for sixteen floats.
+    unsafe fn store_floats(self, p: *mut f32, a: Self::Floats);
     /// The same number in every lane.
     fn splat(self, x: f32) -> Self::Floats;
     /// Reads the first `n` of sixteen scales, zeros after them.
@@ -71,8 +111,12 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     unsafe fn scales(self, kind: ScaleType, p: *const u8, n: usize, left: usize) -> Self::Floats;
     /// `a * b`.
     fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a + b`.
+    fn add(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a * b + c`, rounded once.
     fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    /// The floats' bytes.
+    fn bits(self, a: Self::Floats) -> Self::Bytes;
     /// Integers as floats, rounded to nearest.
     fn convert(self, a: Self::Ints) -> Self::Floats;
     /// Prepares [`Dots::spread`].
@@ -122,6 +166,8 @@ impl Dots for Stand {
     type Parts = [f32; LANES];
     const NAME: &'static str = "portable";
     const MOST_ROWS: usize = 1;
+    const TILE_ROWS: usize = 1;
+    const TILE_VECTORS: usize = 1;
 
     #[inline(never)]
     unsafe fn load(self, p: *const u8, n: usize) -> [u8; BYTES] {
@@ -152,13 +198,34 @@ impl Dots for Stand {
     fn no_ints(self) -> [i32; LANES] {
         [0; LANES]
     }
+    #[inline(always)]
+    fn no_bytes(self) -> [u8; BYTES] {
+        [0; BYTES]
+    }
     #[inline(never)]
-    unsafe fn dot<const WIDE: bool>(self, sums: [i32; LANES], codes: [u8; BYTES], a: *const i8) -> [i32; LANES] {
+    unsafe fn quad(self, p: *const i8) -> [u8; BYTES] {
+        // SAFETY: the caller vouches for four bytes.
+        let four = unsafe { p.cast::<[u8; 4]>().read() };
+        std::array::from_fn(|i| four[i % 4])
+    }
+    #[inline(never)]
+    unsafe fn store(self, p: *mut u8, bytes: [u8; BYTES]) {
         // SAFETY: the caller vouches for 64 bytes.
-        let a = unsafe { a.cast::<[i8; BYTES]>().read() };
+        unsafe { p.cast::<[u8; BYTES]>().write(bytes) };
+    }
+    #[inline(never)]
+    fn dot<const WIDE: bool>(self, sums: [i32; LANES], codes: [u8; BYTES], digits: [u8; BYTES]) -> [i32; LANES] {
         std::array::from_fn(|l| {
-            sums[l] + (4 * l..4 * l + 4).map(|i| i32::from(codes[i]) * i32::from(a[i])).sum::<i32>()
+            sums[l] + (4 * l..4 * l + 4).map(|i| i32::from(codes[i]) * i32::from(digits[i] as i8)).sum::<i32>()
         })
+    }
+    #[inline(never)]
+    fn times_256(self, a: [i32; LANES]) -> [i32; LANES] {
+        a.map(|a| 256 * a)
+    }
+    #[inline(never)]
+    fn add_ints(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
+        std::array::from_fn(|l| a[l] + b[l])
     }
     #[inline(always)]
     fn no_floats(self) -> [f32; LANES] {
@@ -168,6 +235,11 @@ impl Dots for Stand {
     unsafe fn floats(self, p: *const f32) -> [f32; LANES] {
         // SAFETY: the caller vouches for sixteen floats.
         unsafe { p.cast::<[f32; LANES]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store_floats(self, p: *mut f32, a: [f32; LANES]) {
+        // SAFETY: the caller vouches for sixteen floats.
+        unsafe { p.cast::<[f32; LANES]>().write_unaligned(a) };
     }
     #[inline(always)]
     fn splat(self, x: f32) -> [f32; LANES] {
@@ -188,8 +260,20 @@ impl Dots for Stand {
         std::array::from_fn(|l| a[l] * b[l])
     }
     #[inline(never)]
+    fn add(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|l| a[l] + b[l])
+    }
+    #[inline(never)]
     fn fma(self, a: [f32; LANES], b: [f32; LANES], c: [f32; LANES]) -> [f32; LANES] {
         std::array::from_fn(|l| a[l].mul_add(b[l], c[l]))
+    }
+    #[inline(never)]
+    fn bits(self, a: [f32; LANES]) -> [u8; BYTES] {
+        let mut bytes = [0; BYTES];
+        for (bytes, a) in bytes.as_chunks_mut().0.iter_mut().zip(a) {
+            *bytes = a.to_ne_bytes();
+        }
+        bytes
     }
     #[inline(never)]
     fn convert(self, a: [i32; LANES]) -> [f32; LANES] {

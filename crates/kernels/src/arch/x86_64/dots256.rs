@@ -231,6 +231,8 @@ macro_rules! dots {
             type Parts = [f32; 16];
             const NAME: &'static str = $name;
             const MOST_ROWS: usize = 4;
+            const TILE_ROWS: usize = 4;
+            const TILE_VECTORS: usize = 1;
 
             #[inline(always)]
             unsafe fn load(self, p: *const u8, n: usize) -> Pair {
@@ -257,11 +259,34 @@ macro_rules! dots {
                 op!([_mm256_setzero_si256(); 2])
             }
             #[inline(always)]
-            unsafe fn dot<const WIDE: bool>(self, sums: Pair, codes: Pair, a: *const i8) -> Pair {
+            fn no_bytes(self) -> Pair {
+                op!([_mm256_setzero_si256(); 2])
+            }
+            #[inline(always)]
+            unsafe fn quad(self, p: *const i8) -> Pair {
+                mem!([_mm256_set1_epi32(p.cast::<i32>().read_unaligned()); 2])
+            }
+            #[inline(always)]
+            unsafe fn store(self, p: *mut u8, bytes: Pair) {
                 mem!({
-                    let low = $dot::<WIDE>(sums[0], codes[0], _mm256_loadu_si256(a.cast()));
-                    [low, $dot::<WIDE>(sums[1], codes[1], _mm256_loadu_si256(a.add(32).cast()))]
+                    _mm256_storeu_si256(p.cast(), bytes[0]);
+                    _mm256_storeu_si256(p.add(32).cast(), bytes[1]);
                 })
+            }
+            #[inline(always)]
+            fn dot<const WIDE: bool>(self, sums: Pair, codes: Pair, digits: Pair) -> Pair {
+                op!({
+                    let low = $dot::<WIDE>(sums[0], codes[0], digits[0]);
+                    [low, $dot::<WIDE>(sums[1], codes[1], digits[1])]
+                })
+            }
+            #[inline(always)]
+            fn times_256(self, a: Pair) -> Pair {
+                op!([_mm256_slli_epi32::<8>(a[0]), _mm256_slli_epi32::<8>(a[1])])
+            }
+            #[inline(always)]
+            fn add_ints(self, a: Pair, b: Pair) -> Pair {
+                op!([_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])])
             }
             #[inline(always)]
             fn no_floats(self) -> [__m256; 2] {
@@ -270,6 +295,13 @@ macro_rules! dots {
             #[inline(always)]
             unsafe fn floats(self, p: *const f32) -> [__m256; 2] {
                 mem!([_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))])
+            }
+            #[inline(always)]
+            unsafe fn store_floats(self, p: *mut f32, a: [__m256; 2]) {
+                mem!({
+                    _mm256_storeu_ps(p, a[0]);
+                    _mm256_storeu_ps(p.add(8), a[1]);
+                })
             }
             #[inline(always)]
             fn splat(self, x: f32) -> [__m256; 2] {
@@ -284,8 +316,16 @@ macro_rules! dots {
                 op!([_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])])
             }
             #[inline(always)]
+            fn add(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+                op!([_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])])
+            }
+            #[inline(always)]
             fn fma(self, a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
                 op!([_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])])
+            }
+            #[inline(always)]
+            fn bits(self, a: [__m256; 2]) -> Pair {
+                op!([_mm256_castps_si256(a[0]), _mm256_castps_si256(a[1])])
             }
             #[inline(always)]
             fn convert(self, a: Pair) -> [__m256; 2] {

@@ -88,13 +88,44 @@ const fn spread_lanes(each: usize) -> [i32; 16] {
     lanes
 }
 
+/// See [`Dots::transpose`]: first lanes and pairs of lanes within each quarter of a register, then the quarters.
+#[inline(always)]
+fn transpose(rows: [__m512i; 16]) -> [__m512i; 16] {
+    op!({
+        let mut quarters = rows;
+        for i in (0..16).step_by(4) {
+            let (a, b) = (_mm512_unpacklo_epi32(rows[i], rows[i + 1]), _mm512_unpackhi_epi32(rows[i], rows[i + 1]));
+            let (c, d) =
+                (_mm512_unpacklo_epi32(rows[i + 2], rows[i + 3]), _mm512_unpackhi_epi32(rows[i + 2], rows[i + 3]));
+            // Quarter `q` of vector `i + j` has lane `4 q + j` of four rows.
+            quarters[i] = _mm512_unpacklo_epi64(a, c);
+            quarters[i + 1] = _mm512_unpackhi_epi64(a, c);
+            quarters[i + 2] = _mm512_unpacklo_epi64(b, d);
+            quarters[i + 3] = _mm512_unpackhi_epi64(b, d);
+        }
+        let mut out = rows;
+        for j in 0..4 {
+            let [a, b, c, d] = [quarters[j], quarters[4 + j], quarters[8 + j], quarters[12 + j]];
+            let (low, high) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
+            let (low2, high2) = (_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d));
+            out[j] = _mm512_shuffle_i32x4::<0x88>(low, low2);
+            out[8 + j] = _mm512_shuffle_i32x4::<0xdd>(low, low2);
+            out[4 + j] = _mm512_shuffle_i32x4::<0x88>(high, high2);
+            out[12 + j] = _mm512_shuffle_i32x4::<0xdd>(high, high2);
+        }
+        out
+    })
+}
+
 impl Dots for Avx512Vnni {
     type Bytes = __m512i;
     type Ints = __m512i;
     type Floats = __m512;
     type Parts = __m512;
     const NAME: &'static str = "x86_64-avx512vnni";
-    const MOST_ROWS: usize = 8;
+    const MOST_ROWS: usize = 4;
+    const TILE_ROWS: usize = 8;
+    const TILE_VECTORS: usize = 2;
 
     #[inline(always)]
     unsafe fn load(self, p: *const u8, n: usize) -> __m512i {
@@ -127,8 +158,32 @@ impl Dots for Avx512Vnni {
         op!(_mm512_setzero_si512())
     }
     #[inline(always)]
-    unsafe fn dot<const WIDE: bool>(self, sums: __m512i, codes: __m512i, a: *const i8) -> __m512i {
-        mem!(_mm512_dpbusd_epi32(sums, codes, _mm512_loadu_si512(a.cast())))
+    fn no_bytes(self) -> __m512i {
+        op!(_mm512_setzero_si512())
+    }
+    #[inline(always)]
+    unsafe fn quad(self, p: *const i8) -> __m512i {
+        mem!(_mm512_set1_epi32(p.cast::<i32>().read_unaligned()))
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut u8, bytes: __m512i) {
+        mem!(_mm512_storeu_si512(p.cast(), bytes))
+    }
+    #[inline(always)]
+    fn transpose(self, rows: [__m512i; 16]) -> [__m512i; 16] {
+        transpose(rows)
+    }
+    #[inline(always)]
+    fn dot<const WIDE: bool>(self, sums: __m512i, codes: __m512i, digits: __m512i) -> __m512i {
+        op!(_mm512_dpbusd_epi32(sums, codes, digits))
+    }
+    #[inline(always)]
+    fn times_256(self, a: __m512i) -> __m512i {
+        op!(_mm512_slli_epi32::<8>(a))
+    }
+    #[inline(always)]
+    fn add_ints(self, a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_add_epi32(a, b))
     }
     #[inline(always)]
     fn no_floats(self) -> __m512 {
@@ -137,6 +192,10 @@ impl Dots for Avx512Vnni {
     #[inline(always)]
     unsafe fn floats(self, p: *const f32) -> __m512 {
         mem!(_mm512_loadu_ps(p))
+    }
+    #[inline(always)]
+    unsafe fn store_floats(self, p: *mut f32, a: __m512) {
+        mem!(_mm512_storeu_ps(p, a))
     }
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -171,8 +230,16 @@ impl Dots for Avx512Vnni {
         op!(_mm512_mul_ps(a, b))
     }
     #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_add_ps(a, b))
+    }
+    #[inline(always)]
     fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         op!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn bits(self, a: __m512) -> __m512i {
+        op!(_mm512_castps_si512(a))
     }
     #[inline(always)]
     fn convert(self, a: __m512i) -> __m512 {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::check::{Random, bits};
 use crate::codec::element;
-use crate::weights::{Float, QuantFormat, Quantized};
+use crate::weights::{Elements, Float, QuantFormat, QuantMode, Quantized};
 
 /// Every kernel of the host, the stand-in first.
 fn kernels() -> Vec<Kernel> {
@@ -80,8 +80,8 @@ fn bound(w: &Matrix<'_>, row: usize, x: &[f32], group: usize, code_size: f64) ->
         for (j, &x) in x.iter().enumerate() {
             let weight = element(w, row, g * group + j);
             exact += weight * f64::from(x);
-            // The inverse and its product are rounded, so a tie may fall on the wrong side.
-            allowed += weight.abs() * most / 127.0 * (0.5 + 1e-4);
+            // The inverse and its product are rounded, so a number near a tie may fall on the wrong side.
+            allowed += weight.abs() * most / 32_639.0 * (0.5 + 0.02);
             terms += (weight.abs() + code_size) * most;
         }
     }
@@ -93,15 +93,17 @@ fn rounding_of_the_input_is_the_error() {
     let mut random = Random::new(1);
     for form in forms() {
         let group = form.0.group;
-        for cols in [group, 3 * group, 7 * group, 16 * group, 17 * group, 896] {
+        for (cols, rows) in
+            [group, 3 * group, 7 * group, 16 * group, 17 * group, 896].into_iter().zip([2, 10].repeat(3))
+        {
             let owned = Owned::new(form, 9, cols, 1, &mut random);
-            let (w, mut x) = (owned.matrix(), random.floats(2 * cols, -1.0, 1.0));
+            let (w, mut x) = (owned.matrix(), random.floats(rows * cols, -1.0, 1.0));
             // Sizes that differ from group to group.
             for (g, x) in x.chunks_mut(group).enumerate() {
                 x.iter_mut().for_each(|x| *x *= [1.0, 100.0, 0.01, 0.0][g % 4]);
             }
             let bias = random.floats(9, -1.0, 1.0);
-            let mut out = vec![f32::NAN; 18];
+            let mut out = vec![f32::NAN; rows * 9];
             assert!(matmul_with(Kernel::Stand, &Cpu::new(Isa::best(), 1), &x, &w, Some(&bias), &mut out));
             let code_size =
                 if form.0.mode == QuantMode::Affine { 0.1 * f64::from(1u32 << form.0.bits) + 0.5 } else { 0.0 };
@@ -129,13 +131,17 @@ fn all_kernels_rows_and_threads_give_the_same_bits() {
             let owned = Owned::new(form, n, cols, i % 4, &mut random);
             let (w, x) = (owned.matrix(), random.floats(m * cols + 1, -2.0, 2.0));
             let (x, bias) = (&x[1..], random.floats(n, -1.0, 1.0));
-            let mut want = vec![f32::NAN; m * n];
-            assert!(matmul_with(Kernel::Stand, &cpus[0], x, &w, Some(&bias), &mut want));
+            let product = |kernel, cpu, rows: usize| {
+                let mut out = vec![f32::NAN; rows * n];
+                assert!(matmul_with(kernel, cpu, &x[..rows * cols], &w, Some(&bias), &mut out));
+                out
+            };
+            let (few, many) = (product(Kernel::Stand, &cpus[0], FEW_ROWS), product(Kernel::Stand, &cpus[0], m));
             for kernel in kernels() {
-                for rows in [1, 2, 3, 4, 5, 6, 7, 8, 9, 103] {
+                for rows in [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14, m] {
+                    let want = if rows <= FEW_ROWS { &few } else { &many };
                     for cpu in &cpus {
-                        let mut out = vec![f32::NAN; rows * n];
-                        assert!(matmul_with(kernel, cpu, &x[..rows * cols], &w, Some(&bias), &mut out));
+                        let out = product(kernel, cpu, rows);
                         assert_eq!(bits(&out), bits(&want[..rows * n]), "{form:?} {cols} {kernel:?} {rows} rows");
                     }
                 }
@@ -149,16 +155,16 @@ fn tasks_share_a_large_product() {
     let mut random = Random::new(3);
     let form = (QuantFormat { mode: QuantMode::Affine, bits: 4, group: 64 }, Float::Bf16);
     let owned = Owned::new(form, 3001, 896, 3, &mut random);
-    let (w, x) = (owned.matrix(), random.floats(3 * 896, -2.0, 2.0));
+    let (w, x) = (owned.matrix(), random.floats(12 * 896, -2.0, 2.0));
     for kernel in kernels() {
         let product = |threads, rows: usize| {
             let mut out = vec![f32::NAN; rows * 3001];
             assert!(matmul_with(kernel, &Cpu::new(Isa::best(), threads), &x[..rows * 896], &w, None, &mut out));
             out
         };
-        let want = product(1, 3);
-        assert_eq!(bits(&product(2, 3)), bits(&want));
-        assert_eq!(bits(&product(2, 1)), bits(&want[..3001]));
+        for rows in [1, 3, 12] {
+            assert_eq!(bits(&product(2, rows)), bits(&product(1, rows)), "{kernel:?} {rows}");
+        }
     }
 }
 
@@ -177,12 +183,16 @@ fn gathered_rows_equal_products_with_their_expert() {
         if !gather_matmul_fast(&cpu, &x, pick, &w, Some(&bias), &mut out) {
             continue;
         }
-        for i in 0..count {
-            let (expert, row) = (ids[i] as usize * n, x_rows[i] as usize * k);
-            let mut want = vec![0.0; n];
-            let matrix = w.slice_rows(expert, n);
-            assert!(matmul_fast(&cpu, &x[row..row + k], &matrix, Some(&bias[expert..expert + n]), &mut want));
-            assert_eq!(bits(&out[i * n..(i + 1) * n]), bits(&want), "{form:?} {i}");
+        for expert in 0..experts {
+            // The same number of rows, so that they go the same way.
+            let rows: Vec<usize> = (0..count).filter(|&i| ids[i] as usize == expert).collect();
+            let x: Vec<f32> = rows.iter().flat_map(|&i| &x[x_rows[i] as usize * k..][..k]).copied().collect();
+            let (matrix, bias) = (w.slice_rows(expert * n, n), &bias[expert * n..][..n]);
+            let mut want = vec![0.0; rows.len() * n];
+            assert!(matmul_fast(&cpu, &x, &matrix, Some(bias), &mut want));
+            for (want, i) in want.chunks_exact(n).zip(rows) {
+                assert_eq!(bits(&out[i * n..(i + 1) * n]), bits(want), "{form:?} {i}");
+            }
         }
     }
 }

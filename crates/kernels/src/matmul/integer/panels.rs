@@ -1,0 +1,344 @@
+//! Many input rows: arithmetic is the limit, so a panel of codes is put in order once and used by all rows.
+//!
+//! A panel has some columns of the result as lanes: four consecutive bytes of a lane are four codes of its weight row, as a
+//! dot product takes them, and every input row meets them with four of its digits in all lanes. So the sums of a group are
+//! whole in their lanes, and the result comes out as it is stored.
+//!
+//! An element of the result is a sum over groups in order, for each first the integers' term and then the bias's.
+
+use std::marker::PhantomData;
+
+use super::codes::{Codes, CodesOp, Scales};
+use super::input::Row;
+use super::{Kernel, Task};
+use crate::dots::{BYTES, Dots, DotsOp, LANES};
+use crate::scratch;
+
+/// Columns of a panel: of the widest register tile, which has two vectors.
+pub(super) const WIDTH: usize = 2 * LANES;
+/// Most panels of a strip.
+const PANELS: usize = 4;
+/// Input rows from which on a strip has so many; fewer are limited by reading weights, which then stay in the nearest cache.
+const MANY_ROWS: usize = 64;
+/// Codes of a weight row in a panel: together with some input rows' digits a panel stays in the nearest cache.
+const DEPTH: usize = 512;
+/// Bytes of a panel that four codes of each lane take.
+const QUAD: usize = 4 * WIDTH;
+/// Floats that a panel's codes take.
+const CODES: usize = DEPTH * WIDTH / 4;
+/// Most input rows of a register tile: lists of rows are filled up to it.
+const TILE_ROWS: usize = 8;
+
+/// Computes a tile.
+pub(super) fn multiply(kernel: Kernel, task: Task<'_>) {
+    struct Visit<'a>(Kernel, Task<'a>);
+    impl CodesOp for Visit<'_> {
+        fn eval<C: Codes, const GROUP: usize>(self) {
+            let Visit(kernel, task) = self;
+            let (rows, all) = (task.tile.unit.len, task.job.view.groups);
+            let panels = if rows < MANY_ROWS { 1 } else { PANELS };
+            // Of each panel the codes, then of each group the lanes' scales and biases, then of each row the sums.
+            let scales = all.next_multiple_of(LANES) * 2 * WIDTH;
+            let sums = rows.next_multiple_of(TILE_ROWS) * WIDTH;
+            scratch::floats(panels * (CODES + scales + sums), |memory| {
+                let (codes, rest) = memory.split_at_mut(panels * CODES);
+                let (scales, sums) = rest.split_at_mut(panels * scales);
+                for start in (task.tile.start..task.tile.end).step_by(panels * WIDTH) {
+                    let cols = (start, task.tile.end.min(start + panels * WIDTH));
+                    sums.fill(0.0);
+                    // A matrix without columns has one empty part: its product is zero.
+                    for first in (0..all.max(1)).step_by(DEPTH / GROUP) {
+                        let part = Part { task, panels, cols, groups: (first, all.min(first + DEPTH / GROUP)) };
+                        kernel.run(Unpack::<C, GROUP> { part, codes, scales, form: PhantomData });
+                        kernel.run(Multiply { part, group: GROUP, wide: C::WIDE, codes, scales, sums });
+                    }
+                }
+            });
+        }
+    }
+    task.form.visit(Visit(kernel, task));
+}
+
+/// A part of a task: a strip of panels, which some input rows meet in turn, so that they are read and the result is written
+/// in longer runs.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    task: Task<'a>,
+    /// Panels of a whole strip.
+    panels: usize,
+    /// Columns of the result.
+    cols: (usize, usize),
+    /// Groups of each weight row.
+    groups: (usize, usize),
+}
+
+impl Part<'_> {
+    /// Floats of a panel's scales and biases.
+    fn scales(&self) -> usize {
+        self.task.job.view.groups.next_multiple_of(LANES) * 2 * WIDTH
+    }
+
+    /// Whether these are the last groups.
+    fn is_last(&self) -> bool {
+        self.groups.1 == self.task.job.view.groups
+    }
+}
+
+/// Puts panels of codes in order, group after group and plane after plane, and their scales and biases.
+struct Unpack<'a, C, const GROUP: usize> {
+    part: Part<'a>,
+    codes: &'a mut [f32],
+    scales: &'a mut [f32],
+    form: PhantomData<C>,
+}
+
+impl<C: Codes, const GROUP: usize> DotsOp for Unpack<'_, C, GROUP> {
+    #[inline(always)]
+    fn eval<D: Dots>(mut self, d: D) {
+        let Part { task, cols, groups, .. } = self.part;
+        let matrix = task.tile.unit.matrix * task.job.n;
+        assert!(matrix + cols.1 <= task.job.view.rows && groups.1 <= task.job.view.groups);
+        assert!(
+            GROUP == task.job.view.group && groups.0 * GROUP % C::CODES == 0 && groups.1 - groups.0 <= DEPTH / GROUP
+        );
+        for lanes in 0..(cols.1 - cols.0).div_ceil(WIDTH) * (WIDTH / LANES) {
+            // Lanes beyond the columns repeat the last and are never stored.
+            let mut rows = [0; LANES];
+            for (lane, row) in rows.iter_mut().enumerate() {
+                *row = matrix + (cols.0 + lanes * LANES + lane).min(cols.1 - 1);
+            }
+            self.codes::<D>(d, &rows, lanes);
+            if groups.0 == 0 {
+                for first in (0..task.job.view.groups).step_by(LANES) {
+                    self.scales::<D>(d, &rows, lanes, first);
+                }
+            }
+        }
+    }
+}
+
+impl<C: Codes, const GROUP: usize> Unpack<'_, C, GROUP> {
+    /// Takes over the codes of sixteen weight rows.
+    #[inline(always)]
+    fn codes<D: Dots>(&mut self, d: D, rows: &[usize; LANES], lanes: usize) {
+        let Part { task, panels, groups, .. } = self.part;
+        let view = &task.job.view;
+        let from = groups.0 * GROUP / 8 * C::BITS as usize;
+        // Where the codes lie that come after these.
+        let next = if self.part.is_last() {
+            (panels * WIDTH * view.row_bytes).wrapping_sub(from)
+        } else {
+            DEPTH / 8 * C::BITS as usize
+        };
+        let (panel, lane) = (lanes * LANES / WIDTH, lanes * LANES % WIDTH);
+        let codes: *mut u8 = self.codes[panel * CODES..][..CODES].as_mut_ptr().cast();
+        let mut p = rows.map(|row| view.row(row).wrapping_add(from));
+        for vector in 0..((groups.1 - groups.0) * GROUP).div_ceil(C::CODES) {
+            let mut raw = [d.no_bytes(); LANES];
+            // The last row is the nearest to the end of the matrix.
+            let there = view.code_end() as usize - p[LANES - 1] as usize;
+            for lane in 0..LANES {
+                d.prefetch(p[lane].wrapping_add(next));
+                // SAFETY: the vector begins in the row and is read up to the matrix's end at most.
+                raw[lane] = unsafe {
+                    if there >= BYTES {
+                        C::load(d, p[lane], BYTES)
+                    } else {
+                        C::load(d, p[lane], view.code_end() as usize - p[lane] as usize)
+                    }
+                };
+                p[lane] = p[lane].wrapping_add(C::CODE_BYTES);
+            }
+            // Now vector `i` has the bytes `4 i .. 4 i + 4` of each row.
+            let raw = d.transpose(raw);
+            let each = GROUP.min(C::CODES) / C::PLANES / 4;
+            for plane in 0..C::PLANES {
+                for (i, &raw) in raw.iter().enumerate() {
+                    let quad = vector * (C::CODES / 4) + i / each * each * C::PLANES + plane * each + i % each;
+                    // SAFETY: a panel has room for all quads of so many groups, rounded up to vectors.
+                    unsafe { d.store(codes.add(quad * QUAD + 4 * lane), C::plane(d, raw, plane)) };
+                }
+            }
+        }
+    }
+
+    /// Takes over the scales and biases of sixteen groups of sixteen weight rows.
+    #[inline(always)]
+    fn scales<D: Dots>(&mut self, d: D, rows: &[usize; LANES], lanes: usize, first: usize) {
+        let view = &self.part.task.job.view;
+        let (kind, count) = (view.scale_type(), view.groups - first);
+        let offset = first * kind.size();
+        let (mut scales, mut biases) = ([d.no_bytes(); LANES], [d.no_bytes(); LANES]);
+        for lane in 0..LANES {
+            let (scales_row, biases_row, left) = view.scale_row(rows[lane]);
+            let (scales_at, biases_at) = (scales_row.wrapping_add(offset), biases_row.wrapping_add(offset));
+            let at = Scales { kind, scales: scales_at, biases: biases_at, left: left - offset };
+            // SAFETY: the row has these groups.
+            let (scale, bias) = unsafe { C::scales(d, &at, view.multiplier(), count) };
+            (scales[lane], biases[lane]) = (d.bits(scale), d.bits(bias));
+        }
+        let (scales, biases) = (d.transpose(scales), d.transpose(biases));
+        let (panel, lane) = (lanes * LANES / WIDTH, lanes * LANES % WIDTH);
+        let lines = &mut self.scales[panel * self.part.scales() + first * 2 * WIDTH..][..LANES * 2 * WIDTH];
+        for (line, (&scales, &biases)) in
+            lines.as_chunks_mut::<{ 2 * WIDTH }>().0.iter_mut().zip(scales.iter().zip(&biases))
+        {
+            // SAFETY: a line has `WIDTH` scales and as many biases.
+            unsafe {
+                d.store(line.as_mut_ptr().add(lane).cast(), scales);
+                d.store(line.as_mut_ptr().add(WIDTH + lane).cast(), biases);
+            }
+        }
+    }
+}
+
+/// Adds the products of some panels with all input rows.
+struct Multiply<'a> {
+    part: Part<'a>,
+    /// Codes of a group.
+    group: usize,
+    /// As [`Codes::WIDE`].
+    wide: bool,
+    codes: &'a [f32],
+    scales: &'a [f32],
+    sums: &'a mut [f32],
+}
+
+impl DotsOp for Multiply<'_> {
+    #[inline(always)]
+    fn eval<D: Dots>(mut self, d: D) {
+        let rows = self.part.task.tile.unit.len;
+        let mut at = 0;
+        while at < rows {
+            let count = (rows - at).min(D::TILE_ROWS);
+            if const { D::TILE_ROWS == 8 } && count > 4 {
+                self.row_of_tiles::<D, 8>(d, at, count);
+            } else if const { D::TILE_ROWS >= 4 } {
+                self.row_of_tiles::<D, 4>(d, at, count);
+            } else {
+                self.row_of_tiles::<D, 1>(d, at, count);
+            }
+            if self.part.is_last() {
+                self.write::<D>(d, at, count);
+            }
+            at += count;
+        }
+    }
+}
+
+impl Multiply<'_> {
+    /// `count` input rows, from position `at` on, with all panels; the last is repeated up to `M`.
+    #[inline(always)]
+    fn row_of_tiles<D: Dots, const M: usize>(&mut self, d: D, at: usize, count: usize) {
+        let Part { task: Task { job, input, tile, .. }, cols, .. } = self.part;
+        let x: [Row; M] = std::array::from_fn(|i| input.row(job.positions(tile.unit, at + i.min(count - 1)).0));
+        for column in (0..(cols.1 - cols.0).next_multiple_of(WIDTH)).step_by(LANES * D::TILE_VECTORS) {
+            match (D::TILE_VECTORS, self.wide) {
+                (2, false) => self.tile::<D, M, 2, false>(d, at, column, &x),
+                (2, true) => self.tile::<D, M, 2, true>(d, at, column, &x),
+                (_, false) => self.tile::<D, M, 1, false>(d, at, column, &x),
+                (_, true) => self.tile::<D, M, 1, true>(d, at, column, &x),
+            }
+        }
+    }
+
+    /// `M` input rows with `V` vectors of columns.
+    #[inline(always)]
+    fn tile<D: Dots, const M: usize, const V: usize, const WIDE: bool>(
+        &mut self,
+        d: D,
+        at: usize,
+        column: usize,
+        x: &[Row; M],
+    ) {
+        let (group, groups, (panel, lane)) = (self.group, self.part.groups, (column / WIDTH, column % WIDTH));
+        let mut codes = self.codes[panel * CODES..][..CODES].as_ptr().cast::<u8>().wrapping_add(4 * lane);
+        let scales = &self.scales[panel * self.part.scales()..][groups.0 * 2 * WIDTH..groups.1 * 2 * WIDTH];
+        let stride = self.part.panels * WIDTH;
+        let sums = self.sums[at * stride..][..M * stride].as_mut_ptr().wrapping_add(column);
+        for (g, scales) in (groups.0..groups.1).zip(scales.as_chunks::<{ 2 * WIDTH }>().0) {
+            // SAFETY: the panel has the codes of its groups, the input rows have their digits, scales and sums, and the
+            // list of sums has `M` lines from position `at` on.
+            unsafe {
+                let mut ints = [[d.no_ints(); V]; M];
+                Self::dots::<D, M, V, WIDE>(d, (codes, group), x, 2 * g * group, &mut ints);
+                // The high digits' sums are worth 256 times the low ones'.
+                for i in 0..M {
+                    for v in 0..V {
+                        ints[i][v] = d.times_256(ints[i][v]);
+                    }
+                }
+                Self::dots::<D, M, V, WIDE>(d, (codes, group), x, (2 * g + 1) * group, &mut ints);
+                for v in 0..V {
+                    let lane = lane + v * LANES;
+                    let (scale, bias) = (d.floats(scales[lane..].as_ptr()), d.floats(scales[WIDTH + lane..].as_ptr()));
+                    for i in 0..M {
+                        let sum = sums.add(i * stride + v * LANES);
+                        let product = d.mul(scale, d.splat(*x[i].scales.add(g)));
+                        let with = d.fma(d.convert(ints[i][v]), product, d.floats(sum));
+                        d.store_floats(sum, d.fma(bias, d.splat(*x[i].sums.add(g)), with));
+                    }
+                }
+            }
+            codes = codes.wrapping_add(group / 4 * QUAD);
+        }
+    }
+
+    /// Adds the products of a group's codes with the digits at `at` of each input row.
+    ///
+    /// # Safety
+    /// The codes are those of a group of that many, and the input rows have as many digits there.
+    #[inline(always)]
+    unsafe fn dots<D: Dots, const M: usize, const V: usize, const WIDE: bool>(
+        d: D,
+        (codes, group): (*const u8, usize),
+        x: &[Row; M],
+        at: usize,
+        ints: &mut [[D::Ints; V]; M],
+    ) {
+        // A copy, so that it stays in registers, which memory behind a reference does not.
+        let mut tile = *ints;
+        for quad in 0..group / 4 {
+            // SAFETY: the quad is one of the group's.
+            unsafe {
+                let mut weights = [d.no_bytes(); V];
+                for v in 0..V {
+                    weights[v] = d.load(codes.add(quad * QUAD + v * 4 * LANES), BYTES);
+                }
+                for i in 0..M {
+                    let digits = d.quad(x[i].digits.add(at + 4 * quad));
+                    for v in 0..V {
+                        tile[i][v] = d.dot::<WIDE>(tile[i][v], weights[v], digits);
+                    }
+                }
+            }
+        }
+        *ints = tile;
+    }
+
+    /// Adds the bias and writes the sums of the input rows from position `at` on.
+    #[inline(always)]
+    fn write<D: Dots>(&self, d: D, at: usize, count: usize) {
+        let Part { task: Task { job, tile, .. }, panels, cols, .. } = self.part;
+        for (i, sums) in self.sums[at * panels * WIDTH..].chunks_exact(panels * WIDTH).enumerate().take(count) {
+            let (_, row) = job.positions(tile.unit, at + i);
+            for (col, sums) in (cols.0..cols.1).step_by(LANES).zip(sums.as_chunks::<LANES>().0) {
+                // SAFETY: the elements lie in the tile, which is this task's alone.
+                unsafe {
+                    if col + LANES > cols.1 {
+                        for (col, &sum) in (col..cols.1).zip(sums) {
+                            job.write(tile.unit, row, col, sum);
+                        }
+                        continue;
+                    }
+                    let mut sum = d.floats(sums.as_ptr());
+                    if let Some(bias) = job.bias {
+                        let bias = &bias[tile.unit.matrix * job.n + col..][..LANES];
+                        sum = d.add(sum, d.floats(bias.as_ptr()));
+                    }
+                    d.store_floats(job.out.0.add(row * job.n + col), sum);
+                }
+            }
+        }
+    }
+}
