@@ -11,6 +11,7 @@
 pub mod attention;
 pub mod elementwise;
 pub mod isa;
+pub mod limits;
 pub mod math;
 pub mod matmul;
 pub mod norm;

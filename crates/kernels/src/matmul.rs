@@ -47,7 +47,7 @@ pub fn kernel_name(cpu: &Cpu, w: &Matrix<'_>, rows: usize) -> String {
 }
 
 /// Printable name of a storage form, as in `affine4g64`.
-fn form_name(elements: &Elements<'_>) -> String {
+pub fn form_name(elements: &Elements<'_>) -> String {
     match elements {
         Elements::Dense(Float::F32, _) => "f32".to_owned(),
         Elements::Dense(Float::F16, _) => "f16".to_owned(),
@@ -67,6 +67,12 @@ pub fn linear(cpu: &Cpu, precision: Precision, x: &[f32], w: &Matrix<'_>, bias: 
     if precision == Precision::Exact || !matmul_fast(cpu, x, w, bias, out) {
         matmul(cpu, x, w, bias, out);
     }
+}
+
+/// Name of the kernel that [`linear`] uses for `rows` input rows.
+pub fn linear_kernel_name(cpu: &Cpu, precision: Precision, w: &Matrix<'_>, rows: usize) -> String {
+    let fast = if precision == Precision::Fast { fast_kernel_name(cpu, w) } else { None };
+    fast.unwrap_or_else(|| kernel_name(cpu, w, rows))
 }
 
 /// [`gather_matmul`] in the precision asked for, as [`linear`].

@@ -37,6 +37,8 @@ struct Shared {
     next: AtomicUsize,
     /// Held by the thread whose region it is.
     busy: AtomicBool,
+    /// Workers that take part: the first ones. The others sleep.
+    active: AtomicUsize,
     stop: AtomicBool,
     /// One flag per worker: it sleeps, or is about to.
     asleep: Box<[AtomicBool]>,
@@ -73,6 +75,7 @@ impl Pool {
             region: UnsafeCell::new(None),
             next: AtomicUsize::new(0),
             busy: AtomicBool::new(false),
+            active: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             asleep: (0..count).map(|_| AtomicBool::new(false)).collect(),
             panic: Mutex::new(None),
@@ -83,13 +86,19 @@ impl Pool {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new().name(format!("kernel-{}", index + 1)).spawn(move || shared.work(index)).ok()
         };
-        let workers = (0..count).map_while(start).collect();
+        let workers: Vec<_> = (0..count).map_while(start).collect();
+        shared.active.store(workers.len(), Relaxed);
         Self { shared, workers }
     }
 
-    /// Number of threads, the calling one included.
+    /// Number of threads that take part, the calling one included.
     pub fn threads(&self) -> usize {
-        self.workers.len() + 1
+        self.shared.active.load(Relaxed) + 1
+    }
+
+    /// Lets only `threads` take part from the next region on, at least one and at most as many as were started.
+    pub fn limit(&self, threads: usize) {
+        self.shared.active.store(threads.saturating_sub(1).min(self.workers.len()), Relaxed);
     }
 
     /// Calls `run(0)` … `run(tasks - 1)`, each once, on any thread, and returns when all are done.
@@ -97,7 +106,8 @@ impl Pool {
     /// If the pool is at work for another caller, or this is called from a task, everything runs in the calling thread. If a
     /// task panics, tasks not yet begun are dropped and the first panic goes on in the calling thread.
     pub fn run(&self, tasks: usize, run: &Task<'_>) {
-        if tasks <= 1 || self.workers.is_empty() || self.shared.busy.swap(true, Acquire) {
+        let active = self.threads() - 1;
+        if tasks <= 1 || active == 0 || self.shared.busy.swap(true, Acquire) {
             (0..tasks).for_each(run);
             return;
         }
@@ -113,7 +123,7 @@ impl Pool {
         // Sequential consistency here and on `asleep`: either this thread sees the flag of a worker that is about to
         // sleep, or that worker sees the region.
         shared.state.store(count.wrapping_add(COUNT) | OPEN, SeqCst);
-        for (worker, asleep) in self.workers.iter().zip(&shared.asleep).take(tasks - 1) {
+        for (worker, asleep) in self.workers.iter().zip(&shared.asleep).take(active.min(tasks - 1)) {
             if asleep.load(SeqCst) && asleep.swap(false, SeqCst) {
                 worker.thread().unpark();
             }
@@ -213,7 +223,7 @@ impl Shared {
         let mut begun = Instant::now();
         loop {
             for _ in 0..64 {
-                if self.enter(seen) {
+                if self.enter(index, seen) {
                     return true;
                 }
                 std::hint::spin_loop();
@@ -225,7 +235,7 @@ impl Shared {
             if self.stop.load(SeqCst) {
                 return false;
             }
-            if self.enter(seen) {
+            if self.enter(index, seen) {
                 self.asleep[index].store(false, SeqCst);
                 return true;
             }
@@ -235,8 +245,11 @@ impl Shared {
         }
     }
 
-    /// Counts this worker as inside the open region, unless it has been there.
-    fn enter(&self, seen: &mut u64) -> bool {
+    /// Counts this worker as inside the open region, unless it has been there or takes no part.
+    fn enter(&self, index: usize, seen: &mut u64) -> bool {
+        if index >= self.active.load(Relaxed) {
+            return false;
+        }
         let mut state = self.state.load(SeqCst);
         while state & OPEN != 0 && state / COUNT != *seen {
             match self.state.compare_exchange_weak(state, state + 1, AcqRel, Acquire) {
@@ -279,6 +292,23 @@ mod tests {
             for _ in 0..2000 {
                 count(&pool, 3);
             }
+        }
+    }
+
+    #[test]
+    fn a_limit_keeps_workers_out_until_it_is_raised() {
+        let pool = Pool::new(3);
+        for (limit, threads) in [(2, 2), (1, 1), (0, 1), (9, 3), (2, 2)] {
+            pool.limit(limit);
+            assert_eq!(pool.threads(), threads);
+            let seen = Mutex::new(std::collections::HashSet::new());
+            for _ in 0..200 {
+                count(&pool, 7);
+                pool.run(7, &|_| {
+                    lock(&seen).insert(std::thread::current().id());
+                });
+            }
+            assert!(lock(&seen).len() <= threads);
         }
     }
 

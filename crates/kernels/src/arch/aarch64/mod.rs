@@ -1,5 +1,6 @@
 //! 64-bit Arm: NEON.
 
 pub mod neon;
+pub mod peak;
 
 pub use neon::Neon;

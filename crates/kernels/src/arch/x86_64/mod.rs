@@ -6,6 +6,7 @@ pub mod avx512;
 pub mod avx512bf16;
 mod dots256;
 mod dots512;
+pub mod peak;
 
 pub use amx::Amx;
 pub use avx2::Avx2;
