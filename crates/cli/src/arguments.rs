@@ -1,5 +1,6 @@
 //! What the user may type.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
@@ -39,11 +40,33 @@ pub enum Command {
     Show(ShowArguments),
     /// List the families of models that are known
     Families(FamiliesArguments),
+    /// Measure how fast a model reads and writes here
+    Bench(BenchArguments),
     /// Print the completions for a shell
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+impl Arguments {
+    /// What the user typed. llama-bench has an option `-pg`, which would be read as two.
+    pub fn typed() -> impl Iterator<Item = OsString> {
+        let mut bench = false;
+        std::env::args_os().map(move |argument| {
+            bench |= argument == "bench";
+            if bench && argument == "-pg" { "--pg".into() } else { argument }
+        })
+    }
+
+    /// What computes: a benchmark needs as many threads as it will use at most.
+    pub fn device(&self) -> DeviceArguments {
+        let most = match &self.command {
+            Some(Command::Bench(bench)) => bench.thread_counts.iter().max(),
+            _ => None,
+        };
+        DeviceArguments { threads: most.copied().or(self.device.threads), ..self.device.clone() }
+    }
 }
 
 /// What computes.
@@ -114,6 +137,55 @@ pub struct FamiliesArguments {
     /// Print a JSON list
     #[arg(long)]
     pub json: bool,
+}
+
+/// `mlxengine bench`. Options and their meaning are those of llama.cpp's `llama-bench`; lists make a test of each combination.
+#[derive(Args)]
+pub struct BenchArguments {
+    /// A directory, mlx://org/name, or demo
+    #[arg(short, long, value_name = "MODEL")]
+    pub model: String,
+
+    /// Prompts to read, in tokens; 0 for none
+    #[arg(short = 'p', long, value_name = "LIST", value_delimiter = ',', default_value = "512")]
+    #[arg(value_parser = parsers::count)]
+    pub n_prompt: Vec<usize>,
+
+    /// Answers to write, in tokens; 0 for none
+    #[arg(short = 'n', long, value_name = "LIST", value_delimiter = ',', default_value = "128")]
+    #[arg(value_parser = parsers::count)]
+    pub n_gen: Vec<usize>,
+
+    /// A prompt and its answer, measured together; also -pg, may be repeated
+    #[arg(long, value_name = "P,N", value_parser = parsers::pair)]
+    pub pg: Vec<(usize, usize)>,
+
+    /// Tokens that have been read before each test begins
+    #[arg(short = 'd', long, value_name = "LIST", value_delimiter = ',', default_value = "0")]
+    #[arg(value_parser = parsers::count)]
+    pub n_depth: Vec<usize>,
+
+    /// Sequences that write together
+    #[arg(short = 'b', long, value_name = "LIST", value_delimiter = ',', default_value = "1")]
+    #[arg(value_parser = parsers::positive)]
+    pub batch: Vec<usize>,
+
+    /// Threads that compute [default: --threads]
+    #[arg(short = 't', value_name = "LIST", value_delimiter = ',', conflicts_with = "threads")]
+    #[arg(value_parser = parsers::threads)]
+    pub thread_counts: Vec<usize>,
+
+    /// Measurements of each test
+    #[arg(short, long, value_name = "N", default_value = "5", value_parser = parsers::positive)]
+    pub repetitions: usize,
+
+    /// Print a JSON object for each test, on a line of its own
+    #[arg(long)]
+    pub json: bool,
+
+    /// How the model is loaded.
+    #[command(flatten)]
+    pub load: LoadArguments,
 }
 
 /// Where the sampling parameters come from that no flag sets.

@@ -1,4 +1,4 @@
-//! The command `mlxengine`: chat with a model, run it once, see what it is.
+//! The command `mlxengine`: chat with a model, run it once, see what it is and how fast.
 //!
 //! [`arguments`] is what the user typed, [`settings`] that resolved with the environment, [`commands`] has one file a
 //! command. Nothing but [`printer`] prints, and nothing but [`settings`] reads the environment.
@@ -16,6 +16,7 @@ mod printer;
 mod settings;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{CommandFactory, Parser};
 
@@ -30,15 +31,18 @@ struct App {
     printer: Printer,
     settings: Settings,
     interrupts: Interrupts,
+    /// When the program started.
+    started: Instant,
 }
 
 /// Exit code of a program that Ctrl-C ended: 128 and the number of the signal.
 const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let started = Instant::now();
+    let arguments = Arguments::parse_from(Arguments::typed());
     let printer = Printer::new(settings::abilities());
-    match run(arguments, printer) {
+    match run(arguments, printer, started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Stop::Failed(error)) => {
             printer.error(&error);
@@ -53,18 +57,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments, printer: Printer) -> Result<()> {
-    let settings = Settings::read(&arguments.device)?;
+fn run(arguments: Arguments, printer: Printer, started: Instant) -> Result<()> {
+    let settings = Settings::read(&arguments.device())?;
     settings.configure_device()?;
     if arguments.version {
         return commands::version::run(&printer);
     }
-    let app = App { printer, settings, interrupts: Interrupts::install()? };
+    let app = App { printer, settings, interrupts: Interrupts::install()?, started };
     match arguments.command {
         Some(Command::Chat(arguments)) => commands::chat::run(&arguments, &app),
         Some(Command::Run(arguments)) => commands::run::run(&arguments, &app),
         Some(Command::Show(arguments)) => commands::show::run(&arguments, &app),
         Some(Command::Families(arguments)) => commands::families::run(&arguments, &app),
+        Some(Command::Bench(arguments)) => commands::bench::run(&arguments, &app),
         Some(Command::Completions { shell }) => commands::completions::run(shell, &app.printer),
         None if input::is_terminal() && app.printer.is_terminal() => {
             commands::chat::run(&ChatArguments::default(), &app)

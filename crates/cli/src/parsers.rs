@@ -7,6 +7,19 @@ pub fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n >= 1).ok_or_else(|| "must be a whole number of 1 or more".to_owned())
 }
 
+/// A whole number.
+pub fn count(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "must be whole numbers, as in 512 or 0,4096".to_owned())
+}
+
+/// Two whole numbers of which one is not 0.
+pub fn pair(text: &str) -> Result<(usize, usize), String> {
+    let parsed = text.split_once(',').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    parsed
+        .filter(|pair| *pair != (0, 0))
+        .ok_or_else(|| "must be two whole numbers, prompt and answer, as in 512,128".to_owned())
+}
+
 /// A number of threads.
 pub fn threads(text: &str) -> Result<usize, String> {
     let most = mlxengine::device::MAX_THREADS;
@@ -78,6 +91,7 @@ mod tests {
             assert!(non_negative(bad).is_err(), "{bad}");
         }
         assert!(positive("1").is_ok() && positive("0").is_err() && positive("-1").is_err());
+        assert!(count("0").is_ok() && count("-1").is_err() && count("g").is_err());
         assert!(threads("9999").is_err() && cache_size("4").is_err() && cache_size("5").is_ok());
         assert!(finite("-2").is_ok() && finite("NaN").is_err());
         assert!(probability("1").is_ok() && probability("1.01").is_err());
@@ -86,6 +100,10 @@ mod tests {
 
     #[test]
     fn pairs() {
+        assert_eq!(pair("512,0"), Ok((512, 0)));
+        for bad in ["512", "0,0", "1,2,3", "a,1"] {
+            assert!(pair(bad).is_err(), "{bad}");
+        }
         assert_eq!(logit_bias("42=-1.5"), Ok((42, -1.5)));
         for bad in ["42", "x=1", "1=nan", "-1=2"] {
             assert!(logit_bias(bad).is_err(), "{bad}");

@@ -102,8 +102,8 @@ impl Printer {
     }
 
     /// A bar on standard error, for something that may take a while.
-    pub fn bar(&self, what: &'static str, unit: &'static str) -> Bar {
-        Bar { what, unit, visible: self.seen[ERR] && self.can.bars, started: None, bar: None }
+    pub fn bar(&self, what: impl Into<String>, unit: &'static str) -> Bar {
+        Bar { what: what.into(), unit, visible: self.seen[ERR] && self.can.bars, started: None, bar: None }
     }
 }
 
@@ -114,7 +114,7 @@ fn harmless(text: &str) -> String {
 
 /// A bar that appears only if the work takes long enough to wonder, and only where a person sees it.
 pub struct Bar {
-    what: &'static str,
+    what: String,
     unit: &'static str,
     visible: bool,
     /// When the first count came, and which.
@@ -143,7 +143,7 @@ impl Bar {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{prefix} [{bar:24}] {msg}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
-            bar.with_style(style.progress_chars("=> ")).with_prefix(self.what)
+            bar.with_style(style.progress_chars("=> ")).with_prefix(self.what.clone())
         });
         bar.set_length(total as u64);
         bar.set_position(done as u64);

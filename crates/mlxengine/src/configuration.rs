@@ -2,7 +2,7 @@
 
 use mlxengine_engine::{GenerateParams, LoadedModel, Result};
 use mlxengine_models::spec::Mlp;
-use mlxengine_models::weights::Storage;
+use mlxengine_models::weights::{Record, Storage};
 use mlxengine_models::{CacheOptions, Checkpoint, families};
 use serde::{Deserialize, Serialize};
 
@@ -111,13 +111,6 @@ impl ModelConfiguration {
         let card = readme.map(|bytes| Card::parse(&String::from_utf8_lossy(&bytes))).unwrap_or_default();
         let model_type = checkpoint.config.model_type().to_owned();
         let parameters = record.parameters() as u64;
-        let share = |(storage, count): (Storage, usize)| {
-            let format = match storage {
-                Storage::Dense(dtype) => dtype.to_string(),
-                Storage::Quantized(format) => format.to_string(),
-            };
-            StorageShare { format, parameters: count as u64 }
-        };
         Ok(Self {
             name: name.to_owned(),
             family: families::find(&model_type).map(|f| f.name.to_owned()).unwrap_or_default(),
@@ -125,7 +118,7 @@ impl ModelConfiguration {
             kind: ModelKind::Language,
             parameters,
             active_parameters: parameters - idle(model),
-            storage: record.storages().into_iter().map(share).collect(),
+            storage: storage(record),
             context_length: spec.context,
             vocabulary: spec.vocab,
             hidden_size: spec.dim,
@@ -161,6 +154,18 @@ impl ModelConfiguration {
     pub fn quantization(&self) -> &str {
         self.storage.first().map_or("none", |s| s.format.as_str())
     }
+}
+
+/// How weights are stored, the most frequent way first.
+pub(crate) fn storage(record: &Record) -> Vec<StorageShare> {
+    let share = |(storage, count): (Storage, usize)| {
+        let format = match storage {
+            Storage::Dense(dtype) => dtype.to_string(),
+            Storage::Quantized(format) => format.to_string(),
+        };
+        StorageShare { format, parameters: count as u64 }
+    };
+    record.storages().into_iter().map(share).collect()
 }
 
 /// Memory for a sequence of `context` tokens.

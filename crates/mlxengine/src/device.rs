@@ -1,7 +1,7 @@
 //! What computes: the processor's instruction sets, and the threads.
 
 use mlxengine_engine::{EngineError, ErrorKind, Result};
-use mlxengine_kernels::{Cpu, Isa};
+use mlxengine_kernels::{Cpu, Isa, limits};
 
 /// What computes, for the whole process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,4 +58,24 @@ pub fn configure(instruction_set: Option<&str>, threads: Option<usize>) -> Resul
 pub fn current() -> Device {
     let cpu = Cpu::global();
     Device { instruction_set: cpu.isa.name(), threads: cpu.pool.threads() }
+}
+
+/// Lets only so many of the threads compute from now on: for measurements, since an answer's bits do not depend on it.
+///
+/// # Errors
+/// If the process has fewer threads, or the number is 0.
+pub fn limit_threads(threads: usize) -> Result<()> {
+    let pool = &Cpu::global().pool;
+    pool.limit(threads);
+    if pool.threads() == threads {
+        return Ok(());
+    }
+    let message = format!("{threads} threads were asked for, and the process has {} to compute", pool.threads());
+    Err(EngineError::new(ErrorKind::InvalidParameter, message))
+}
+
+/// Bytes a second at which the threads read memory together: what limits an answer. Takes some tenths of a second, and 400 MB
+/// while it lasts.
+pub fn memory_speed() -> f64 {
+    limits::memory(Cpu::global(), &limits::filled_memory(), 6)
 }

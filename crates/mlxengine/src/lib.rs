@@ -21,8 +21,10 @@
 //! - [`TokenStream`] is an answer as it comes: an iterator (with the feature `stream`, also a `futures::Stream`).
 //! - [`ChatSession`] keeps a conversation and reads nothing twice.
 //! - [`ModelConfiguration`] says what a checkpoint is; [`Features`] what it can do here.
+//! - [`mod@bench`] measures a model's speed on this machine.
 //! - Every failure is an [`EngineError`]: a kind, one sentence, a remedy.
 
+pub mod bench;
 mod card;
 mod configuration;
 #[cfg(feature = "demo")]

@@ -24,6 +24,20 @@ pub fn memory() -> Memory {
     }
 }
 
+/// Most memory that this process had at once since its start or [`reset_peak`], in bytes, pages of mapped files among it; `None`
+/// where the system does not say.
+pub fn peak() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+}
+
+/// Lets [`peak`] count from now on; `false` where the system cannot.
+pub fn reset_peak() -> bool {
+    // What the kernel's documentation gives for it.
+    std::fs::write("/proc/self/clear_refs", "5").is_ok()
+}
+
 /// A number of bytes as people write it: `3.6 MB`, in powers of 1000.
 pub fn human(bytes: u64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB"];
@@ -57,6 +71,18 @@ mod tests {
         ];
         for (bytes, text) in cases {
             assert_eq!(human(bytes), text);
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_peak_can_be_forgotten() {
+        let much = 300_000_000;
+        let memory = std::hint::black_box(vec![1u8; much]);
+        assert!(peak().is_some_and(|bytes| bytes >= much as u64), "{:?}", peak());
+        drop(memory);
+        if reset_peak() {
+            assert!(peak().is_some_and(|bytes| bytes < much as u64), "{:?}", peak());
         }
     }
 

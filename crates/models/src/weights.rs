@@ -8,7 +8,7 @@ use mlxengine_tensor::{Dtype, Precision, QuantFormat, QuantMode, QuantizedTensor
 use serde_json::Value;
 
 use crate::linear::{ExpertLinear, Linear};
-use crate::{Checkpoint, Error, ErrorKind, Result};
+use crate::{Checkpoint, Error, ErrorKind, Result, spec};
 
 /// One array that a model took from its checkpoint.
 #[derive(Clone, Debug)]
@@ -50,6 +50,24 @@ impl Record {
     /// Bytes of the weights in the files.
     pub fn bytes(&self) -> usize {
         self.taken.iter().map(|t| t.bytes).sum()
+    }
+
+    /// Bytes of the weights that one token reads: of the experts those that a router picks, and one row of an embedding that
+    /// is not the head as well.
+    pub fn token_bytes(&self, spec: &spec::Decoder) -> usize {
+        let own_head = self.taken.iter().any(|t| t.module == "lm_head");
+        let experts = spec.layers.iter().find_map(|layer| match &layer.mlp {
+            spec::Mlp::Experts(e) => Some((e.active, e.count)),
+            spec::Mlp::Gated(_) => None,
+        });
+        let read = |t: &Taken| match experts {
+            _ if own_head && t.module.ends_with("embed_tokens") => t.bytes / spec.vocab,
+            Some((active, count)) if [".switch_mlp.", ".experts."].iter().any(|part| t.module.contains(part)) => {
+                t.bytes * active / count
+            }
+            _ => t.bytes,
+        };
+        self.taken.iter().map(read).sum()
     }
 
     /// Each way of storage with the weights stored so, most first.

@@ -1,5 +1,6 @@
 //! Transcripts of the built program, as its users see it.
 
+mod bench;
 mod common;
 mod errors;
 #[cfg(unix)]

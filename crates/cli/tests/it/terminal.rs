@@ -251,3 +251,13 @@ fn a_terminal_is_enough_to_chat() {
         assert_eq!(terminal.exit_code(), Some(0), "{arguments:?}");
     }
 }
+
+#[test]
+fn a_benchmark_that_is_stopped_has_said_what_is_done() {
+    let mut terminal = Terminal::start(&["bench", "-m", "demo", "-p", "1", "-n", "300", "-r", "100"]);
+    terminal.wait_for("pp1 |");
+    terminal.wait_for("tg300 [");
+    terminal.keys(CTRL_C);
+    terminal.wait_for("interrupted");
+    assert_eq!(terminal.exit_code(), Some(130));
+}
