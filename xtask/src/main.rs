@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a chore reports to the terminal")]
 
 mod conformance;
+mod kernels;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -22,12 +23,15 @@ enum Chore {
     Tidy,
     /// Compares the engine with recorded outputs of the reference implementation
     Conformance(conformance::Arguments),
+    /// Measures what each kernel reaches of what the machine can do
+    Kernels(kernels::Arguments),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().chore {
         Chore::Tidy => tidy::run(&repository()),
         Chore::Conformance(arguments) => conformance::run(&repository(), &arguments),
+        Chore::Kernels(arguments) => kernels::run(&arguments),
     }
 }
 
