@@ -309,10 +309,10 @@ pub struct SamplingArguments {
 /// How exactly a model computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Exactness {
-    /// As the reference, to float precision
-    #[default]
+    /// Activations stay 32-bit floats
     Exact,
-    /// Inputs of products rounded to 8 bits: faster and less exact, an experiment
+    /// Activations meet quantized weights as 16-bit integers, or in a matrix unit as bf16
+    #[default]
     Fast,
 }
 

@@ -4,9 +4,9 @@
 //! `4 l .. 4 l + 4`. Integer sums are exact and the float operations are prescribed one by one, so all implementations give
 //! the same bits, and [`Stand`], in plain Rust, is the reference of the others.
 
-use crate::arch::portable::E4M3;
-use crate::codec::{ScaleType, e8m0};
-use crate::weights::Float;
+use crate::codec::ScaleType;
+#[cfg(test)]
+use crate::{arch::portable::E4M3, codec::e8m0, weights::Float};
 
 /// Lanes of integers and floats.
 pub(crate) const LANES: usize = 16;
@@ -144,7 +144,8 @@ pub(crate) trait DotsOp {
 }
 
 /// Bytes of a stored scale, and its value.
-pub(crate) fn scale(kind: ScaleType, bytes: &[u8]) -> f32 {
+#[cfg(test)]
+fn scale(kind: ScaleType, bytes: &[u8]) -> f32 {
     match kind {
         ScaleType::Float(Float::F32) => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
         ScaleType::Float(Float::F16) => half::f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
@@ -156,9 +157,11 @@ pub(crate) fn scale(kind: ScaleType, bytes: &[u8]) -> f32 {
 
 /// The scalar stand-in, which every processor runs. Its loops are called, not inlined: compiled again for every form of
 /// weights they would take minutes.
+#[cfg(test)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stand;
 
+#[cfg(test)]
 impl Dots for Stand {
     type Bytes = [u8; BYTES];
     type Ints = [i32; LANES];

@@ -61,17 +61,20 @@ pub fn form_name(elements: &Elements<'_>) -> String {
 }
 
 /// [`matmul`] in the precision asked for: the one place where a rounded product is preferred.
-///
-/// [`matmul_tiles`] is not among them: AMX instructions have not run on a processor that has them.
 pub fn linear(cpu: &Cpu, precision: Precision, x: &[f32], w: &Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
-    if precision == Precision::Exact || !matmul_fast(cpu, x, w, bias, out) {
+    let fast =
+        precision == Precision::Fast && (matmul_tiles(cpu, x, w, bias, out) || matmul_fast(cpu, x, w, bias, out));
+    if !fast {
         matmul(cpu, x, w, bias, out);
     }
 }
 
 /// Name of the kernel that [`linear`] uses for `rows` input rows.
 pub fn linear_kernel_name(cpu: &Cpu, precision: Precision, w: &Matrix<'_>, rows: usize) -> String {
-    let fast = if precision == Precision::Fast { fast_kernel_name(cpu, w) } else { None };
+    let fast = match precision {
+        Precision::Exact => None,
+        Precision::Fast => tiles::kernel_name(cpu, w, rows).or_else(|| fast_kernel_name(cpu, w)),
+    };
     fast.unwrap_or_else(|| kernel_name(cpu, w, rows))
 }
 

@@ -72,11 +72,12 @@ pub struct Quantized<'a> {
 /// How exactly a product is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
-    /// Inputs stay `f32`: what the weights stand for, to float precision.
-    #[default]
+    /// Inputs stay `f32`: what the weights stand for, to float precision, and the same bits for a row whatever other rows are
+    /// computed with it.
     Exact,
-    /// Inputs may be rounded to what the processor multiplies fastest: 8 bits with a scale a group. An experiment: close
-    /// calls between tokens come out otherwise.
+    /// Inputs may be rounded to what the processor multiplies fastest: 16-bit integers with a scale a group where they meet
+    /// quantized weights, bf16 where a matrix unit takes many rows.
+    #[default]
     Fast,
 }
 

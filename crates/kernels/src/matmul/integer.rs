@@ -20,7 +20,9 @@ use self::codes::Form;
 use self::input::{Input, Order};
 use super::{Gather, Job, Out, Tile, Unit, Work, rows_of, sort_by_expert};
 use crate::codec::View;
-use crate::dots::{Dots, DotsOp, Stand};
+#[cfg(test)]
+use crate::dots::Stand;
+use crate::dots::{Dots, DotsOp};
 use crate::weights::Matrix;
 use crate::{Cpu, Isa, scratch};
 
@@ -36,6 +38,8 @@ const UNIT_ROWS: usize = 512;
 /// An implementation of [`Dots`] that this processor has.
 #[derive(Clone, Copy, Debug)]
 enum Kernel {
+    /// The reference of the others, slower than exact products.
+    #[cfg(test)]
     Stand,
     #[cfg(target_arch = "x86_64")]
     Avx2(crate::arch::x86_64::Avx2),
@@ -49,7 +53,7 @@ impl Kernel {
     /// The best that an instruction set allows; none where exact products are faster.
     fn of(isa: Isa) -> Option<Kernel> {
         match isa {
-            Isa::Portable(_) => Some(Kernel::Stand),
+            Isa::Portable(_) => None,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2(token) => Some(Self::avx2(token)),
             #[cfg(target_arch = "x86_64")]
@@ -69,6 +73,7 @@ impl Kernel {
 
     fn run<Op: DotsOp>(self, op: Op) {
         match self {
+            #[cfg(test)]
             Kernel::Stand => Stand.run(op),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2(token) => token.run(op),
@@ -81,6 +86,7 @@ impl Kernel {
 
     fn name(self) -> &'static str {
         match self {
+            #[cfg(test)]
             Kernel::Stand => Stand::NAME,
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx2(_) => crate::arch::x86_64::Avx2::NAME,

@@ -18,7 +18,7 @@ use crate::arch::tiles::{Block, DEPTH, Inputs, SIDE, SUMS, Scalar, TILE, Target,
 #[cfg(target_arch = "x86_64")]
 use crate::arch::x86_64::{Amx, Avx512Bf16};
 use crate::codec::View;
-use crate::weights::{Elements, Matrix};
+use crate::weights::{Elements, Float, Matrix};
 use crate::{Cpu, Isa, scratch};
 
 /// Input rows that are laid out at a time: a panel of them stays in the second cache while weights go by.
@@ -74,6 +74,17 @@ impl TileUnit {
         [Some(Self::Scalar(Scalar))]
     }
 
+    /// Whether it multiplies whole tiles at a time, many times as fast as vectors.
+    fn is_matrix_unit(self) -> bool {
+        match self {
+            Self::Scalar(_) => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16(_) => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(_) => true,
+        }
+    }
+
     /// Short name: `scalar`, `bf16` or `amx`.
     pub fn name(self) -> &'static str {
         match self {
@@ -122,13 +133,29 @@ pub(super) trait WithUnit {
     fn call<T: TileOps>(self, unit: T) -> Self::Output;
 }
 
-/// [`super::matmul`] with operands rounded to bf16, or `false` and nothing done where the processor has no unit for it or the
-/// input has too few rows: the caller takes another way then.
+/// The unit that [`matmul_tiles`] uses for `rows` input rows. Weights of `f32` would lose too much, and quantized ones meet
+/// integers, which are more exact, at no less than the speed of vectors.
+fn unit_for(cpu: &Cpu, w: &Matrix<'_>, rows: usize) -> Option<TileUnit> {
+    let best = TileUnit::best(cpu.isa).filter(|_| rows >= LEAST_ROWS)?;
+    let pays = match w.elements {
+        Elements::Dense(Float::F32, _) => false,
+        Elements::Dense(..) => true,
+        Elements::Quantized(_) => best.is_matrix_unit(),
+    };
+    pays.then_some(best)
+}
+
+/// Name of the kernel that [`matmul_tiles`] uses, as in `x86_64-amx-affine4g64-tiles`; none where it returns `false`.
+pub(super) fn kernel_name(cpu: &Cpu, w: &Matrix<'_>, rows: usize) -> Option<String> {
+    let unit = unit_for(cpu, w, rows)?;
+    Some(format!("{}-{}-{}-tiles", std::env::consts::ARCH, unit.name(), super::form_name(&w.elements)))
+}
+
+/// [`super::matmul`] with operands rounded to bf16, or `false` and nothing done where the processor has no unit that is faster
+/// so, the input has too few rows, or the weights are `f32`: the caller takes another way then.
 pub fn matmul_tiles(cpu: &Cpu, x: &[f32], w: &Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) -> bool {
-    if super::rows_of(out.len(), w.rows, x.len(), w.cols) < LEAST_ROWS {
-        return false;
-    }
-    let Some(unit) = TileUnit::best(cpu.isa) else { return false };
+    let rows = super::rows_of(out.len(), w.rows, x.len(), w.cols);
+    let Some(unit) = unit_for(cpu, w, rows) else { return false };
     matmul_on(unit, cpu, x, w, bias, out);
     true
 }

@@ -5,7 +5,9 @@ use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use crate::arch::tiles::{Block, DEPTH, Inputs, Registers, SUMS, Target, TileOps, multiply_in_registers};
+use crate::arch::tiles::{
+    Block, DEPTH, Inputs, Registers, SUMS, Scalar, TILE, Target, TileOps, multiply_in_registers, to_bf16,
+};
 use crate::arch::x86_64::Avx512Bf16;
 use crate::codec::View;
 
@@ -14,11 +16,12 @@ use crate::codec::View;
 pub struct Amx(Avx512Bf16);
 
 impl Amx {
-    /// `None` if the processor lacks the instructions or the system does not save their state.
+    /// `None` if the processor lacks the instructions, the system does not save their state, or a product with them is not
+    /// what the stand-in computes: a wrong answer is worse than a slow one.
     pub fn new() -> Option<Self> {
         static ALLOWED: OnceLock<bool> = OnceLock::new();
         let vectors = Avx512Bf16::new()?;
-        ALLOWED.get_or_init(|| present() && allowed()).then_some(Self(vectors))
+        ALLOWED.get_or_init(|| present() && allowed() && right(Self(vectors))).then_some(Self(vectors))
     }
 }
 
@@ -56,6 +59,33 @@ fn allowed() -> bool {
 #[cfg(not(target_os = "linux"))]
 fn allowed() -> bool {
     false
+}
+
+/// Whether the product of two tiles of arbitrary numbers, added to a third, comes out as the stand-in's.
+fn right(unit: Amx) -> bool {
+    fn product<T: TileOps>(unit: T) -> [f32; SUMS] {
+        let number = |i: usize, step: usize| to_bf16(((i * step) % 97) as f32 / 16.0 - 3.0);
+        let weights: [u16; 2 * TILE] = std::array::from_fn(|i| number(i, 31));
+        let inputs: [u16; 2 * TILE] = std::array::from_fn(|i| number(i, 57));
+        let mut sums: [f32; SUMS] = std::array::from_fn(|i| i as f32 / 8.0);
+        let block = Block {
+            weights: weights.as_ptr(),
+            weights_stride: 2 * TILE,
+            inputs: inputs.as_ptr(),
+            inputs_stride: 2 * TILE,
+            sums: sums.as_mut_ptr(),
+            sums_stride: SUMS,
+            rows: 1,
+            cols: 1,
+            steps: 2,
+            first: false,
+        };
+        // SAFETY: the block has two tiles of weights and of inputs, and one of sums.
+        unsafe { unit.multiply(&mut unit.begin(), &block) };
+        sums
+    }
+    // 64 products of at most 9 each, in any order.
+    product(unit).iter().zip(product(Scalar)).all(|(a, b)| (a - b).abs() <= 64.0 * 64.0 * 9.0 * f32::EPSILON)
 }
 
 /// `ldtilecfg`'s operand.

@@ -6,6 +6,8 @@
 //!
 //! An element of the result is a sum over groups in order, for each first the integers' term and then the bias's.
 
+#![allow(clippy::needless_range_loop, reason = "indices of register tiles are compile-time constants after unrolling")]
+
 use std::marker::PhantomData;
 
 use super::codes::{Codes, CodesOp, Scales};
@@ -99,7 +101,9 @@ impl<C: Codes, const GROUP: usize> DotsOp for Unpack<'_, C, GROUP> {
         let matrix = task.tile.unit.matrix * task.job.n;
         assert!(matrix + cols.1 <= task.job.view.rows && groups.1 <= task.job.view.groups);
         assert!(
-            GROUP == task.job.view.group && groups.0 * GROUP % C::CODES == 0 && groups.1 - groups.0 <= DEPTH / GROUP
+            GROUP == task.job.view.group
+                && (groups.0 * GROUP).is_multiple_of(C::CODES)
+                && groups.1 - groups.0 <= DEPTH / GROUP
         );
         for lanes in 0..(cols.1 - cols.0).div_ceil(WIDTH) * (WIDTH / LANES) {
             // Lanes beyond the columns repeat the last and are never stored.
