@@ -176,8 +176,9 @@ impl<C: Codec> SimdOp for GatherOp<'_, C> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd>(self, s: S) {
-        /// Slots ahead: lines of one head are too far apart for the processor to guess.
-        const AHEAD: usize = 8;
+        /// Slots ahead: lines of one head are too far apart for the processor to guess, and the next block's come while this
+        /// one is worked on.
+        const AHEAD: usize = BLOCK;
         let Gather { view, heads, head, slots, out, line } = self.0;
         assert!(view.cols.next_multiple_of(S::LANES) <= line);
         for (slot, out) in slots.zip(out.chunks_exact_mut(line)) {
@@ -251,10 +252,10 @@ fn lines<S: Simd>(
 }
 
 impl SpanOp<'_, '_> {
-    /// Number of rows and columns of a register block; with their operands they fill the register file.
+    /// Rows of a register block, of those that are left; with as many columns and their operands they fill the register file.
     #[inline(always)]
-    fn rows_at_once<S: Simd>() -> usize {
-        if S::REGISTERS >= 32 { 4 } else { 2 }
+    fn rows_at_once<S: Simd>(left: usize) -> usize {
+        left.min(if S::REGISTERS >= 32 { 4 } else { 2 })
     }
 
     /// Scores of all rows for the slots that they see, and of some that they do not.
@@ -263,7 +264,7 @@ impl SpanOp<'_, '_> {
         let (n, line) = (self.rows.len(), self.problem.key_line);
         let mut i = 0;
         while i < n {
-            let count = if n - i >= 4 && Self::rows_at_once::<S>() == 4 { 4 } else { 2.min(n - i) };
+            let count = Self::rows_at_once::<S>(n - i);
             let seen = self.problem.seen(self.rows.start + i..self.rows.start + i + count);
             let (first, end) = (seen.start.max(slots.start), seen.end.min(slots.end));
             let q = Lines { first: self.work.q[i * line..].as_ptr(), stride: line };
@@ -278,9 +279,11 @@ impl SpanOp<'_, '_> {
                     let keys = Lines { first: keys.line(at - slots.start), stride: keys.stride };
                     match (count, end - first >= 4) {
                         (4, true) => dots::<S, 4, 4>(s, q, keys, line, out),
+                        (3, true) => dots::<S, 3, 4>(s, q, keys, line, out),
                         (2, true) => dots::<S, 2, 4>(s, q, keys, line, out),
                         (1, true) => dots::<S, 1, 4>(s, q, keys, line, out),
                         (4, false) => dots::<S, 4, 1>(s, q, keys, line, out),
+                        (3, false) => dots::<S, 3, 1>(s, q, keys, line, out),
                         (2, false) => dots::<S, 2, 1>(s, q, keys, line, out),
                         _ => dots::<S, 1, 1>(s, q, keys, line, out),
                     }
@@ -330,7 +333,7 @@ impl SpanOp<'_, '_> {
         let (n, line) = (self.rows.len(), self.problem.value_line);
         let mut i = 0;
         while i < n {
-            let count = if n - i >= 4 && Self::rows_at_once::<S>() == 4 { 4 } else { 2.min(n - i) };
+            let count = Self::rows_at_once::<S>(n - i);
             let seen = self.problem.seen(self.rows.start + i..self.rows.start + i + count);
             let (first, end) = (seen.start.max(slots.start), seen.end.min(slots.end));
             if first < end {
@@ -342,6 +345,7 @@ impl SpanOp<'_, '_> {
                     let values = Lines { first: values.line(first - slots.start), stride: values.stride };
                     match count {
                         4 => axpy::<S, 4>(s, weights, values, end - first, sums),
+                        3 => axpy::<S, 3>(s, weights, values, end - first, sums),
                         2 => axpy::<S, 2>(s, weights, values, end - first, sums),
                         _ => axpy::<S, 1>(s, weights, values, end - first, sums),
                     }

@@ -15,7 +15,7 @@ use crate::dots::{BYTES, Dots, DotsOp, LANES};
 /// what it can read, 97 % with four, on Sapphire Rapids).
 const STREAMS: usize = 4;
 /// How far ahead of those in use the next codes of a stream are asked for, in bytes.
-const AHEAD: usize = 1024;
+const AHEAD: usize = 2048;
 /// The same for scales.
 const SCALES_AHEAD: usize = 256;
 /// Weight rows that meet one batch of input rows before the next batch: they stay in the nearest cache.
