@@ -177,8 +177,8 @@ pub(crate) fn plan(model: &LoadedModel, context: usize, cache: &CacheOptions) ->
 fn idle(model: &LoadedModel) -> u64 {
     let spec = model.network.spec();
     let experts = spec.layers.iter().map(|layer| match &layer.mlp {
-        Mlp::Gated(_) => 0,
-        Mlp::Experts(e) => (e.count - e.active) * 3 * e.hidden * spec.dim,
+        Some(Mlp::Gated(_)) | None => 0,
+        Some(Mlp::Experts(e)) => (e.count - e.active) * 3 * e.hidden * spec.dim,
     });
     experts.sum::<usize>() as u64
 }

@@ -44,6 +44,24 @@ impl Config {
         self.values.get(key).filter(|v| !v.is_null())
     }
 
+    /// The same, with a value where there is none.
+    #[must_use]
+    pub fn or(mut self, key: &str, value: impl Into<Value>) -> Config {
+        if self.get(key).is_none() {
+            self.values.insert(key.to_owned(), value.into());
+        }
+        self
+    }
+
+    /// The same, with the value of another key where there is none.
+    #[must_use]
+    pub fn or_key(&self, key: &str, other: &str) -> Config {
+        match self.get(other) {
+            Some(value) => self.clone().or(key, value.clone()),
+            None => self.clone(),
+        }
+    }
+
     /// All values.
     pub fn values(&self) -> &Map<String, Value> {
         &self.values

@@ -3,11 +3,11 @@
 use mlxengine_tensor::{Precision, Tensor, Weight};
 use smallvec::SmallVec;
 
-use crate::mixer::{Attention, Pass};
+use crate::mixer::{Mixer, Pass, Plan};
 use crate::mlp::Mlp;
-use crate::rope::{Rotation, Tables};
-use crate::spec::{self, Head, Mixer, Residual};
-use crate::state::{CacheOptions, KvShape, State};
+use crate::rope::Tables;
+use crate::spec::{self, Head, Residual};
+use crate::state::{CacheOptions, SlotSpec, State};
 use crate::weights::{Record, Scope, Weights};
 use crate::{Error, Result};
 
@@ -31,6 +31,15 @@ pub trait LanguageModel: Send + Sync {
 
     /// What was read from the checkpoint.
     fn record(&self) -> &Record;
+
+    /// What a sequence keeps, one entry for each thing that a mixer asked for.
+    fn slots(&self) -> &[SlotSpec];
+
+    /// Bytes that the caches of one sequence of `length` positions need; the most there can be, where a checkpoint claims a
+    /// context beyond all bounds.
+    fn cache_bytes(&self, length: usize, options: &CacheOptions) -> usize {
+        self.slots().iter().map(|slot| slot.bytes(length, options)).fold(0, usize::saturating_add)
+    }
 }
 
 /// Tokens that continue one sequence.
@@ -62,40 +71,53 @@ impl Norm {
 
 #[derive(Debug)]
 struct Layer {
-    mixer: Attention,
-    mlp: Mlp,
-    /// Norms before the mixer and before the mlp.
-    before: [Norm; 2],
+    /// Each half with the norm before it.
+    mixer: Option<(Norm, Mixer)>,
+    mlp: Option<(Norm, Mlp)>,
     /// Norms after each, where the residual is a sandwich.
     after: Option<[Norm; 2]>,
 }
 
 impl Layer {
-    fn load(spec: &spec::Layer, w: &Scope<'_>, dim: usize, rotation: Option<usize>) -> Result<Self> {
-        let Mixer::Attention(attention) = &spec.mixer;
-        let mixer = Attention::load(attention, &w.at("self_attn"), dim, rotation)?;
-        let mlp = Mlp::load(&spec.mlp, &w.at("mlp"), dim)?;
+    fn load(spec: &spec::Layer, w: &Scope<'_>, dim: usize, plan: &mut Plan) -> Result<Self> {
         let norm = |name| Norm::load(spec.norm, w, name, dim);
-        let first = norm("input_layernorm")?;
-        let (before, after) = match spec.residual {
-            Residual::PreNorm => ([first, norm("post_attention_layernorm")?], None),
-            Residual::Sandwich => (
-                [first, norm("pre_feedforward_layernorm")?],
-                Some([norm("post_attention_layernorm")?, norm("post_feedforward_layernorm")?]),
-            ),
+        let second = match spec.residual {
+            Residual::PreNorm => "post_attention_layernorm",
+            Residual::Sandwich => "pre_feedforward_layernorm",
         };
-        Ok(Self { mixer, mlp, before, after })
+        let first = if w.at("norm").has("weight") { "norm" } else { "input_layernorm" };
+        let mixer = match &spec.mixer {
+            Some(mixer) => Some((norm(first)?, Mixer::load(mixer, w, dim, plan)?)),
+            None => None,
+        };
+        let mlp = match &spec.mlp {
+            Some(mlp) => {
+                let before = norm(if mixer.is_some() { second } else { first })?;
+                Some((before, Mlp::load(mlp, &w.first(&["mlp", "mixer"]), dim)?))
+            }
+            None => None,
+        };
+        let after = match spec.residual {
+            Residual::PreNorm => None,
+            Residual::Sandwich => Some([norm("post_attention_layernorm")?, norm("post_feedforward_layernorm")?]),
+        };
+        Ok(Self { mixer, mlp, after })
     }
 
-    fn forward(&self, x: Tensor, pass: &Pass<'_>, spans: &mut [Span<'_>]) -> Tensor {
+    fn forward(&self, mut x: Tensor, pass: &Pass<'_>, spans: &mut [Span<'_>]) -> Tensor {
         let join = |x: Tensor, y: Tensor, half: usize| match &self.after {
             Some(after) => x.add(&after[half].forward(&y)),
             None => x.add(&y),
         };
-        let mixed = self.mixer.forward(&self.before[0].forward(&x), pass, spans);
-        let x = join(x, mixed, 0);
-        let worked = self.mlp.forward(&self.before[1].forward(&x));
-        join(x, worked, 1)
+        if let Some((before, mixer)) = &self.mixer {
+            let mixed = mixer.forward(&before.forward(&x), pass, spans);
+            x = join(x, mixed, 0);
+        }
+        if let Some((before, mlp)) = &self.mlp {
+            let worked = mlp.forward(&before.forward(&x));
+            x = join(x, worked, 1);
+        }
+        x
     }
 }
 
@@ -109,7 +131,7 @@ pub struct Decoder {
     /// `lm_head`, unless the embedding serves.
     head: Option<Weight>,
     precision: Precision,
-    rotations: Vec<Rotation>,
+    plan: Plan,
     record: Record,
 }
 
@@ -122,17 +144,10 @@ impl Decoder {
         let root = weights.root();
         let body = root.at("model");
         let embedding = body.embedding("embed_tokens", [spec.vocab, spec.dim])?;
-        let mut rotations: Vec<Rotation> = Vec::new();
+        let mut plan = Plan::default();
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (index, layer) in spec.layers.iter().enumerate() {
-            let Mixer::Attention(attention) = &layer.mixer;
-            let rotation = attention.rope.as_ref().map(|rope| {
-                rotations.iter().position(|r| r.spec == *rope).unwrap_or_else(|| {
-                    rotations.push(Rotation::new(rope));
-                    rotations.len() - 1
-                })
-            });
-            layers.push(Layer::load(layer, &body.at("layers").at(index), spec.dim, rotation)?);
+            layers.push(Layer::load(layer, &body.at("layers").at(index), spec.dim, &mut plan)?);
             progress(index + 1, spec.layers.len());
         }
         let norm = Norm::load(spec.norm, &body, "norm", spec.dim)?;
@@ -149,17 +164,13 @@ impl Decoder {
         };
         let precision = weights.precision();
         let record = weights.finish()?;
-        Ok(Self { spec, embedding, layers, norm, head, precision, rotations, record })
+        Ok(Self { spec, embedding, layers, norm, head, precision, plan, record })
     }
 }
 
 impl LanguageModel for Decoder {
     fn state(&self, options: &CacheOptions) -> Result<State> {
-        let layers = self.spec.layers.iter().map(|layer| {
-            let Mixer::Attention(a) = &layer.mixer;
-            (KvShape { heads: a.kv_heads, key_dim: a.head_dim, value_dim: a.head_dim }, a.window)
-        });
-        State::new(layers, options)
+        State::new(&self.plan.slots, options)
     }
 
     fn forward(&self, spans: &mut [Span<'_>]) -> Tensor {
@@ -168,13 +179,13 @@ impl LanguageModel for Decoder {
         let positions: SmallVec<[(usize, usize); 8]> =
             spans.iter().map(|s| (s.state.offset(), s.tokens.len())).collect();
         let tables: SmallVec<[Tables; 2]> =
-            self.rotations.iter().map(|r| r.tables(positions.iter().copied())).collect();
+            self.plan.rotations.iter().map(|r| r.tables(positions.iter().copied())).collect();
         let mut x = self.embedding.take(&Tensor::from_u32(&ids, [count]));
         if let Some(scale) = self.spec.embed_scale {
             x = x.scale(scale);
         }
-        for (layer, weights) in self.layers.iter().enumerate() {
-            x = weights.forward(x, &Pass { tables: &tables, layer }, spans);
+        for layer in &self.layers {
+            x = layer.forward(x, &Pass { tables: &tables }, spans);
         }
         for span in spans {
             span.state.advance(span.tokens.len());
@@ -196,6 +207,10 @@ impl LanguageModel for Decoder {
 
     fn record(&self) -> &Record {
         &self.record
+    }
+
+    fn slots(&self) -> &[SlotSpec] {
+        &self.plan.slots
     }
 }
 

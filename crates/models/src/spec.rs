@@ -44,9 +44,9 @@ pub enum Head {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
     /// What mixes positions.
-    pub mixer: Mixer,
+    pub mixer: Option<Mixer>,
     /// What works on each position alone.
-    pub mlp: Mlp,
+    pub mlp: Option<Mlp>,
     /// How the two join the residual stream, and the norms around them.
     pub residual: Residual,
     /// The norm used around them.
@@ -58,6 +58,8 @@ pub struct Layer {
 pub enum Mixer {
     /// Softmax attention.
     Attention(Attention),
+    /// A short convolution between two gates.
+    ShortConv(ShortConv),
 }
 
 /// Softmax attention with grouped queries.
@@ -85,6 +87,16 @@ pub struct Attention {
     pub softcap: Option<f32>,
     /// Positions that are seen, the own one among them; all if none.
     pub window: Option<usize>,
+}
+
+/// A causal convolution over a few positions, each channel alone, gated before and after: `out(c * conv(b * x))`, where one
+/// projection gives `b`, `c` and `x`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ShortConv {
+    /// Positions that are summed up, the own one among them.
+    pub kernel: usize,
+    /// Whether the projections and the convolution have biases.
+    pub bias: bool,
 }
 
 /// How projections that share an input are stored.
@@ -222,6 +234,16 @@ pub enum RopeScaling {
         /// Multiplies queries and keys.
         mscale: f32,
     },
+}
+
+impl Mixer {
+    /// Numbers a position that this holds at once at most, for a residual stream of `dim`.
+    pub fn width(&self, dim: usize) -> usize {
+        match self {
+            Mixer::Attention(a) => 2 * (a.heads + a.kv_heads) * a.head_dim,
+            Mixer::ShortConv(_) => 5 * dim,
+        }
+    }
 }
 
 impl Experts {

@@ -211,6 +211,15 @@ impl<'a> Scope<'a> {
         Scope { weights: self.weights, path }
     }
 
+    /// The scope of the first of these parts that the checkpoint has, else of the first.
+    pub fn first(&self, parts: &[&str]) -> Scope<'a> {
+        let has = |part: &&&str| {
+            let prefix = format!("{}.", self.at(part).path);
+            self.weights.tensors.range(prefix.clone()..).next().is_some_and(|(name, _)| name.starts_with(&prefix))
+        };
+        self.at(parts.iter().find(has).unwrap_or(&parts[0]))
+    }
+
     /// Whether the checkpoint has a tensor here.
     pub fn has(&self, name: &str) -> bool {
         self.weights.tensors.contains_key(&self.at(name).path)
@@ -296,6 +305,21 @@ impl<'a> Scope<'a> {
         w.expect(&tensor, &[length])?;
         self.weights.note(&w.path, &Weight::Dense(tensor.clone()));
         Ok(tensor.to_f32().expect("floats convert"))
+    }
+
+    /// The kernels of a convolution over time of each channel alone, as `F32 [channels, kernel]`; checkpoints have an axis of
+    /// size 1 before the kernel's (PyTorch) or after it (MLX).
+    ///
+    /// # Errors
+    /// If they are missing, of another shape, or no floats.
+    pub fn kernels(&self, name: &str, [channels, kernel]: [usize; 2]) -> Result<Tensor> {
+        let w = self.at(name);
+        let tensor = self.weights.take(&w.path).ok_or_else(|| self.weights.missing(&w.path))?;
+        let tensor =
+            if **tensor.shape() == [channels, 1, kernel] { tensor.reshape([channels, kernel, 1]) } else { tensor };
+        w.expect(&tensor, &[channels, kernel, 1])?;
+        self.weights.note(&w.path, &Weight::Dense(tensor.clone()));
+        Ok(tensor.to_f32().expect("floats convert").reshape([channels, kernel]))
     }
 
     fn expect(&self, tensor: &Tensor, shape: &[usize]) -> Result<()> {

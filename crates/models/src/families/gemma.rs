@@ -11,8 +11,8 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let norm = Norm { offset: 1.0, ..c.norm() };
     let decoder = c.decoder(true, |_| {
         Ok(Layer {
-            mixer: Mixer::Attention(c.attention()?),
-            mlp: Mlp::Gated(Gated { act: Unary::Gelu, ..c.gated()? }),
+            mixer: Some(Mixer::Attention(c.attention()?)),
+            mlp: Some(Mlp::Gated(Gated { act: Unary::Gelu, ..c.gated()? })),
             residual: Residual::PreNorm,
             norm,
         })

@@ -17,12 +17,12 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let norm = Norm { offset: 1.0, ..c.norm() };
     let decoder = c.decoder(true, |_| {
         Ok(Layer {
-            mixer: Mixer::Attention(Attention {
+            mixer: Some(Mixer::Attention(Attention {
                 scale: c.query_pre_attn_scalar.unwrap_or(144.0).powf(-0.5),
                 softcap: Some(caps.attn_logit_softcapping.unwrap_or(50.0)),
                 ..c.attention()?
-            }),
-            mlp: Mlp::Gated(Gated { act: Unary::GeluTanh, ..c.gated()? }),
+            })),
+            mlp: Some(Mlp::Gated(Gated { act: Unary::GeluTanh, ..c.gated()? })),
             residual: Residual::Sandwich,
             norm,
         })

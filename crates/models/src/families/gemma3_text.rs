@@ -24,14 +24,14 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let decoder = c.decoder(true, |index| {
         let slides = (index + 1) % pattern != 0;
         Ok(Layer {
-            mixer: Mixer::Attention(Attention {
+            mixer: Some(Mixer::Attention(Attention {
                 qk_norm: Some(norm),
                 rope: Some(if slides { local.clone() } else { global.clone() }),
                 scale: c.query_pre_attn_scalar.unwrap_or(256.0).powf(-0.5),
                 window: slides.then_some(window),
                 ..c.attention()?
-            }),
-            mlp: Mlp::Gated(Gated { act: Unary::GeluTanh, ..c.gated()? }),
+            })),
+            mlp: Some(Mlp::Gated(Gated { act: Unary::GeluTanh, ..c.gated()? })),
             residual: Residual::Sandwich,
             norm,
         })

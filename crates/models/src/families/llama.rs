@@ -8,8 +8,8 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let c = config.common()?;
     c.decoder(true, |index| {
         Ok(Layer {
-            mixer: Mixer::Attention(Attention { window: c.window(index)?, ..c.attention()? }),
-            mlp: c.mlp()?,
+            mixer: Some(Mixer::Attention(Attention { window: c.window(index)?, ..c.attention()? })),
+            mlp: Some(c.mlp()?),
             residual: Residual::PreNorm,
             norm: c.norm(),
         })

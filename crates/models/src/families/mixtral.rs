@@ -22,8 +22,11 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     };
     let decoder = c.decoder(false, |_| {
         Ok(Layer {
-            mixer: Mixer::Attention(crate::spec::Attention { rope: Some(c.rope(1_000_000.0)?), ..c.attention()? }),
-            mlp: Mlp::Experts(experts.checked()?),
+            mixer: Some(Mixer::Attention(crate::spec::Attention {
+                rope: Some(c.rope(1_000_000.0)?),
+                ..c.attention()?
+            })),
+            mlp: Some(Mlp::Experts(experts.checked()?)),
             residual: Residual::PreNorm,
             norm: c.norm(),
         })

@@ -6,6 +6,7 @@ use crate::{Config, Error, Result};
 mod gemma;
 mod gemma2;
 mod gemma3_text;
+mod lfm2;
 mod llama;
 mod mixtral;
 mod phi3;
@@ -28,6 +29,7 @@ pub const FAMILIES: &[Family] = &[
     Family { name: "gemma", model_types: &["gemma"], decoder: gemma::decoder },
     Family { name: "gemma2", model_types: &["gemma2"], decoder: gemma2::decoder },
     Family { name: "gemma3_text", model_types: &["gemma3_text"], decoder: gemma3_text::decoder },
+    Family { name: "lfm2", model_types: &["lfm2"], decoder: lfm2::decoder },
     Family { name: "llama", model_types: &["llama", "mistral", "iquestcoder"], decoder: llama::decoder },
     Family { name: "mixtral", model_types: &["mixtral"], decoder: mixtral::decoder },
     Family { name: "phi3", model_types: &["phi3"], decoder: phi3::decoder },

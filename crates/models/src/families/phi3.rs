@@ -7,8 +7,8 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let c = config.common()?;
     c.decoder(false, |_| {
         Ok(Layer {
-            mixer: Mixer::Attention(Attention { projection: Projection::Joined, ..c.attention()? }),
-            mlp: Mlp::Gated(Gated { projection: Projection::Joined, ..c.gated()? }),
+            mixer: Some(Mixer::Attention(Attention { projection: Projection::Joined, ..c.attention()? })),
+            mlp: Some(Mlp::Gated(Gated { projection: Projection::Joined, ..c.gated()? })),
             residual: Residual::PreNorm,
             norm: c.norm(),
         })

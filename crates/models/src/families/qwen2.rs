@@ -7,13 +7,13 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let c = config.common()?;
     c.decoder(true, |_| {
         Ok(Layer {
-            mixer: Mixer::Attention(Attention {
+            mixer: Some(Mixer::Attention(Attention {
                 qkv_bias: true,
                 out_bias: false,
                 rope: Some(c.rope(1_000_000.0)?),
                 ..c.attention()?
-            }),
-            mlp: c.mlp()?,
+            })),
+            mlp: Some(c.mlp()?),
             residual: Residual::PreNorm,
             norm: c.norm(),
         })

@@ -7,8 +7,8 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let c = config.common()?;
     c.decoder(false, |_| {
         Ok(Layer {
-            mixer: Mixer::Attention(Attention { qk_norm: Some(c.norm()), ..c.attention()? }),
-            mlp: c.mlp()?,
+            mixer: Some(Mixer::Attention(Attention { qk_norm: Some(c.norm()), ..c.attention()? })),
+            mlp: Some(c.mlp()?),
             residual: Residual::PreNorm,
             norm: c.norm(),
         })

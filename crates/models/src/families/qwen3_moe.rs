@@ -32,8 +32,8 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     };
     c.decoder(false, |index| {
         Ok(Layer {
-            mixer: Mixer::Attention(Attention { qk_norm: Some(c.norm()), ..c.attention()? }),
-            mlp: if sparse(index) { Mlp::Experts(experts.checked()?) } else { c.mlp()? },
+            mixer: Some(Mixer::Attention(Attention { qk_norm: Some(c.norm()), ..c.attention()? })),
+            mlp: Some(if sparse(index) { Mlp::Experts(experts.checked()?) } else { c.mlp()? }),
             residual: Residual::PreNorm,
             norm: c.norm(),
         })

@@ -23,8 +23,8 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
         let attention = c.attention()?;
         let rope = attention.rope.clone().filter(|_| turns(index));
         Ok(Layer {
-            mixer: Mixer::Attention(Attention { rope, window: c.window(index)?, ..attention }),
-            mlp: c.mlp()?,
+            mixer: Some(Mixer::Attention(Attention { rope, window: c.window(index)?, ..attention })),
+            mlp: Some(c.mlp()?),
             residual: Residual::PreNorm,
             norm: c.norm(),
         })

@@ -1,21 +1,14 @@
-//! What mixes positions: attention over a cache that it makes itself.
+//! Softmax attention over keys and values of every position.
 
 use mlxengine_tensor::{Sdpa, Tensor, Tensors};
 
+use super::{Pass, Plan};
 use crate::Result;
 use crate::decoder::{Norm, Span};
 use crate::linear::Linear;
-use crate::rope::Tables;
 use crate::spec::{self, Projection};
+use crate::state::{KvShape, SlotSpec};
 use crate::weights::Scope;
-
-/// The part of a pass that every layer sees.
-pub(crate) struct Pass<'a> {
-    /// Tables of each rotation that the model uses.
-    pub(crate) tables: &'a [Tables],
-    /// Index of the layer, which is where its state lies.
-    pub(crate) layer: usize,
-}
 
 #[derive(Debug)]
 pub(crate) struct Attention {
@@ -26,11 +19,13 @@ pub(crate) struct Attention {
     qk_norm: Option<[Norm; 2]>,
     /// Index of the rotation in the model's list.
     rotation: Option<usize>,
+    /// Where its keys and values lie in a state.
+    slot: usize,
     spec: spec::Attention,
 }
 
 impl Attention {
-    pub(crate) fn load(spec: &spec::Attention, w: &Scope<'_>, dim: usize, rotation: Option<usize>) -> Result<Self> {
+    pub(crate) fn load(spec: &spec::Attention, w: &Scope<'_>, dim: usize, plan: &mut Plan) -> Result<Self> {
         let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let [q, k, v] = match spec.projection {
             Projection::Separate => [
@@ -46,7 +41,10 @@ impl Attention {
             Some(n) => Some([norm(n, "q_norm")?, norm(n, "k_norm")?]),
             None => None,
         };
-        Ok(Self { q, k, v, o, qk_norm, rotation, spec: spec.clone() })
+        let rotation = spec.rope.as_ref().map(|rope| plan.rotation(rope));
+        let shape = KvShape { heads: spec.kv_heads, key_dim: spec.head_dim, value_dim: Some(spec.head_dim) };
+        let slot = plan.slot(SlotSpec::Kv { shape, window: spec.window });
+        Ok(Self { q, k, v, o, qk_norm, rotation, slot, spec: spec.clone() })
     }
 
     /// `x [N, dim] -> [N, dim]`, where the rows are those of the spans one after another.
@@ -71,7 +69,7 @@ impl Attention {
                 let count = span.tokens.len();
                 let [q, k, v] = [&q, &k, &v].map(|t| t.clone().slice(0, start, count));
                 start += count;
-                let view = span.state.layer(pass.layer).extend(&k, &v);
+                let view = span.state.kv(self.slot).extend(&k, &v);
                 let sdpa = Sdpa {
                     scale: self.spec.scale,
                     causal: true,
