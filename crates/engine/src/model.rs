@@ -96,16 +96,10 @@ impl LoadedModel {
 
     /// Bytes of activations that a pass over `tokens` positions needs at its peak.
     pub fn activation_bytes(&self, tokens: usize) -> usize {
-        use mlxengine_models::spec::Mlp;
         let spec = self.network.spec();
         let widest = spec.layers.iter().map(|layer| {
             let mixer = layer.mixer.as_ref().map_or(0, |mixer| mixer.width(spec.dim));
-            let mlp = match &layer.mlp {
-                Some(Mlp::Gated(g)) => 2 * g.hidden,
-                Some(Mlp::Experts(e)) => 2 * e.active * e.hidden + e.active * spec.dim,
-                None => 0,
-            };
-            mixer.max(mlp)
+            mixer.max(layer.mlp.as_ref().map_or(0, |mlp| mlp.width(spec.dim)))
         });
         4 * (tokens * (3 * spec.dim + widest.max().unwrap_or(0)) + 2 * spec.vocab)
     }

@@ -5,7 +5,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::spec::{Attention, Decoder, Gated, Head, Layer, Mlp, Norm, Projection, Rope, RopeScaling};
+use crate::spec::{
+    Attention, Decoder, Gated, Head, Layer, Mixer, Mlp, Norm, NormKind, NormParameters, Projection, Residual, Rope,
+    RopeScaling,
+};
 use crate::{Error, Result};
 
 /// A parsed `config.json`.
@@ -46,11 +49,12 @@ impl Config {
 
     /// The same, with a value where there is none.
     #[must_use]
-    pub fn or(mut self, key: &str, value: impl Into<Value>) -> Config {
+    pub fn or(&self, key: &str, value: impl Into<Value>) -> Config {
+        let mut config = self.clone();
         if self.get(key).is_none() {
-            self.values.insert(key.to_owned(), value.into());
+            config.values.insert(key.to_owned(), value.into());
         }
-        self
+        config
     }
 
     /// The same, with the value of another key where there is none.
@@ -59,6 +63,55 @@ impl Config {
         match self.get(other) {
             Some(value) => self.clone().or(key, value.clone()),
             None => self.clone(),
+        }
+    }
+
+    /// The same, with a key's value in another configuration where there is none.
+    #[must_use]
+    pub fn or_key_of(&self, other: &Config, key: &str) -> Config {
+        other.get(key).map_or_else(|| self.clone(), |value| self.or(key, value.clone()))
+    }
+
+    /// The same, with each first key's value taken from the second where there is none.
+    #[must_use]
+    pub fn aliases(&self, pairs: &[(&str, &str)]) -> Config {
+        pairs.iter().fold(self.clone(), |config, (key, other)| config.or_key(key, other))
+    }
+
+    /// The same, with the values of a JSON object where there are none.
+    #[must_use]
+    pub fn defaults(&self, values: Value) -> Config {
+        let values = if let Value::Object(map) = values { map } else { Map::new() };
+        values.into_iter().fold(self.clone(), |config, (key, value)| config.or(&key, value))
+    }
+
+    /// The same without some keys, which a family does not read.
+    #[must_use]
+    pub fn without(&self, keys: &[&str]) -> Config {
+        let mut values = self.values.clone();
+        values.retain(|key, _| !keys.contains(&key.as_str()));
+        Config { values }
+    }
+
+    /// The configuration of the text model inside one of several models, and this one where there is but one.
+    #[must_use]
+    pub fn text(&self) -> Config {
+        match self.get("text_config") {
+            Some(Value::Object(values)) => Config { values: values.clone() }.or("model_type", self.model_type()),
+            _ => self.clone(),
+        }
+    }
+
+    /// Holds a key to the one value that is supported.
+    ///
+    /// # Errors
+    /// If it is there with another.
+    pub fn only(&self, key: &str, supported: &Value) -> Result<()> {
+        match self.get(key) {
+            Some(value) if value != supported => {
+                Err(Error::unsupported(format!("config.json: {key} is {value}; only {supported} is supported")))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -143,7 +196,11 @@ const MOST_LAYERS: usize = 4096;
 const LARGEST_SIZE: usize = 1 << 24;
 
 impl Common {
-    fn check(&self) -> Result<()> {
+    /// Checks the sizes.
+    ///
+    /// # Errors
+    /// For those that no model can have.
+    pub(crate) fn check(&self) -> Result<()> {
         let sizes = [
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
@@ -188,7 +245,19 @@ impl Common {
 
     /// The norm with the weight as stored.
     pub fn norm(&self) -> Norm {
-        Norm { eps: self.rms_norm_eps, offset: 0.0 }
+        Norm {
+            kind: NormKind::Rms,
+            parameters: NormParameters::Weight,
+            eps: self.rms_norm_eps,
+            offset: 0.0,
+            original_offset: 0.0,
+        }
+    }
+
+    /// The norm that takes off the mean, with the weight as stored.
+    pub fn layer_norm(&self, bias: bool) -> Norm {
+        let parameters = if bias { NormParameters::WeightAndBias } else { NormParameters::Weight };
+        Norm { kind: NormKind::Layer, parameters, ..self.norm() }
     }
 
     /// The activation that `hidden_act` names, SiLU if it names none.
@@ -204,25 +273,57 @@ impl Common {
     /// # Errors
     /// For a scaling that is not known, or lacks a key.
     pub fn rope(&self, default_base: f32) -> Result<Rope> {
-        let parameters = self.rope_parameters.as_ref();
-        let base = parameters.and_then(|p| p.get("rope_theta")).and_then(Value::as_f64).map(|b| b as f32);
-        let dims = (self.head_dim() as f32 * self.partial_rotary_factor.unwrap_or(1.0)) as usize;
+        let rope = self.plain_rope(default_base)?;
+        let scaling = match self.rope_scaling.as_ref().or(self.rope_parameters.as_ref()) {
+            Some(scaling) => RopeScaling::read(scaling, self, rope.dims, rope.base)?,
+            None => RopeScaling::None,
+        };
+        Ok(Rope { scaling, ..rope })
+    }
+
+    /// The same, of families whose frequencies are never stretched.
+    ///
+    /// # Errors
+    /// If no such part of a head can turn.
+    pub fn plain_rope(&self, default_base: f32) -> Result<Rope> {
+        let parameter = |key: &str| self.rope_parameters.as_ref().and_then(|p| p.get(key)).and_then(Value::as_f64);
+        let base = self.rope_theta.or(parameter("rope_theta").map(|b| b as f32)).unwrap_or(default_base);
+        let part = self.partial_rotary_factor.or(parameter("partial_rotary_factor").map(|f| f as f32)).unwrap_or(1.0);
+        let dims = (self.head_dim() as f32 * part) as usize;
+        self.rope_of(dims, base)
+    }
+
+    /// A rotation of `dims` of each head's numbers.
+    ///
+    /// # Errors
+    /// If no so many can turn.
+    pub fn rope_of(&self, dims: usize, base: f32) -> Result<Rope> {
         if dims == 0 || dims > self.head_dim() || !dims.is_multiple_of(2) {
             return Err(Error::invalid(format!(
                 "config.json: {dims} of a head's {} numbers cannot be rotated",
                 self.head_dim()
             )));
         }
-        let scaling = match self.rope_scaling.as_ref().or(parameters) {
-            Some(scaling) => RopeScaling::read(scaling, self, dims, self.rope_theta.or(base).unwrap_or(default_base))?,
-            None => RopeScaling::None,
-        };
-        Ok(Rope {
-            dims,
-            base: self.rope_theta.or(base).unwrap_or(default_base),
-            traditional: self.rope_traditional,
-            scaling,
-        })
+        if !(base.is_finite() && base > 0.0) {
+            return Err(Error::invalid(format!("config.json: rope_theta is {base}, which is no base")));
+        }
+        Ok(Rope { dims, base, traditional: self.rope_traditional, scaling: RopeScaling::None })
+    }
+
+    /// The rotation of whole heads whose base `rope_scaling.alpha` raises.
+    ///
+    /// # Errors
+    /// If there is a scaling without `alpha`, or a head too small for one.
+    pub fn alpha_rope(&self) -> Result<Rope> {
+        let rope = self.rope_of(self.head_dim(), self.rope_theta.unwrap_or(10_000.0))?;
+        let Some(scaling) = &self.rope_scaling else { return Ok(rope) };
+        let dims = rope.dims as f32;
+        match scaling.get("alpha").and_then(Value::as_f64) {
+            Some(alpha) if alpha > 0.0 && dims > 2.0 => {
+                Ok(Rope { base: rope.base * (alpha as f32).powf(dims / (dims - 2.0)), ..rope })
+            }
+            _ => Err(Error::invalid("config.json: rope_scaling needs a positive `alpha`")),
+        }
     }
 
     /// Plain attention: grouped queries, separate projections, full context.
@@ -234,15 +335,31 @@ impl Common {
             heads: self.num_attention_heads,
             kv_heads: self.kv_heads(),
             head_dim: self.head_dim(),
+            value_dim: self.head_dim(),
             projection: Projection::Separate,
             qkv_bias: self.attention_bias,
             out_bias: self.attention_bias,
             qk_norm: None,
             rope: Some(self.rope(10_000.0)?),
+            temperature: None,
             scale: (self.head_dim() as f32).powf(-0.5),
             softcap: None,
             window: None,
+            chunked: false,
+            sinks: false,
+            gate: None,
         })
+    }
+
+    /// A layer of the two, each behind a norm.
+    pub fn layer(&self, attention: Attention, mlp: Mlp) -> Layer {
+        Layer {
+            mixer: Some(Mixer::Attention(attention)),
+            mlp: Some(mlp),
+            residual: Residual::PreNorm,
+            scales: [1.0; 2],
+            norm: self.norm(),
+        }
     }
 
     /// A plain gated unit.
@@ -250,7 +367,7 @@ impl Common {
     /// # Errors
     /// Those of [`Common::act`].
     pub fn mlp(&self) -> Result<Mlp> {
-        Ok(Mlp::Gated(self.gated()?))
+        Ok(self.gated()?.into())
     }
 
     /// A plain gated unit, to be varied.
@@ -260,7 +377,7 @@ impl Common {
     pub fn gated(&self) -> Result<Gated> {
         Ok(Gated {
             hidden: self.intermediate_size,
-            act: self.act()?,
+            act: self.act()?.into(),
             projection: Projection::Separate,
             bias: self.mlp_bias,
         })
@@ -310,10 +427,15 @@ impl Common {
             embed_scale: None,
             layers: (0..self.num_hidden_layers).map(layer).collect::<Result<_>>()?,
             norm: self.norm(),
+            positions: None,
+            head_bias: false,
+            logit_scale: None,
             head: if self.tie_word_embeddings.unwrap_or(tied) { Head::Tied } else { Head::Own },
             logit_softcap: None,
             context: self.context(),
             renames: &[],
+            transposed: &[],
+            more_layers: false,
         })
     }
 }

@@ -3,8 +3,10 @@
 use mlxengine_tensor::{Precision, Tensor, Weight};
 use smallvec::SmallVec;
 
+use crate::linear::Linear;
 use crate::mixer::{Mixer, Pass, Plan};
 use crate::mlp::Mlp;
+use crate::norm::Norm;
 use crate::rope::Tables;
 use crate::spec::{self, Head, Residual};
 use crate::state::{CacheOptions, SlotSpec, State};
@@ -50,72 +52,83 @@ pub struct Span<'a> {
     pub state: &'a mut State,
 }
 
-/// A root-mean-square norm with its weight.
+/// A half of a layer, and how it joins the residual stream.
 #[derive(Debug)]
-pub(crate) struct Norm {
-    weight: Tensor,
-    eps: f32,
+struct Half<T> {
+    before: Option<Norm>,
+    work: T,
+    after: Option<Norm>,
+    scale: f32,
 }
 
-impl Norm {
-    pub(crate) fn load(spec: spec::Norm, w: &Scope<'_>, name: &str, dim: usize) -> Result<Self> {
-        let weight = w.at(name).vector("weight", dim)?;
-        let weight = if spec.offset == 0.0 { weight } else { weight.add(&Tensor::from_f32(&[spec.offset], [1])) };
-        Ok(Self { weight, eps: spec.eps })
+impl<T> Half<T> {
+    fn see(&self, x: &Tensor) -> Tensor {
+        self.before.as_ref().map_or_else(|| x.clone(), |norm| norm.forward(x))
     }
 
-    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        x.rms_norm(Some(&self.weight), self.eps)
+    fn join(&self, x: Tensor, y: Tensor) -> Tensor {
+        let y = self.after.as_ref().map_or(y.clone(), |norm| norm.forward(&y));
+        x.add(&if self.scale == 1.0 { y } else { y.scale(self.scale) })
     }
 }
 
 #[derive(Debug)]
 struct Layer {
-    /// Each half with the norm before it.
-    mixer: Option<(Norm, Mixer)>,
-    mlp: Option<(Norm, Mlp)>,
-    /// Norms after each, where the residual is a sandwich.
-    after: Option<[Norm; 2]>,
+    mixer: Option<Half<Mixer>>,
+    mlp: Option<Half<Mlp>>,
+    /// Whether both halves see the layer's input.
+    parallel: bool,
 }
 
 impl Layer {
     fn load(spec: &spec::Layer, w: &Scope<'_>, dim: usize, plan: &mut Plan) -> Result<Self> {
-        let norm = |name| Norm::load(spec.norm, w, name, dim);
-        let second = match spec.residual {
-            Residual::PreNorm => "post_attention_layernorm",
-            Residual::Sandwich => "pre_feedforward_layernorm",
-        };
+        let norm = |name: Option<&str>| name.map(|name| Norm::load(spec.norm, w, name, dim)).transpose();
         let first = if w.at("norm").has("weight") { "norm" } else { "input_layernorm" };
+        let [attention, before, after] =
+            ["post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"];
+        // The norms before and after each half.
+        let [[one, two], [three, four]] = match spec.residual {
+            Residual::PreNorm | Residual::ParallelNorms => [[Some(first), None], [Some(attention), None]],
+            Residual::Sandwich => [[Some(first), Some(attention)], [Some(before), Some(after)]],
+            Residual::PostNorm => [[None, Some(attention)], [None, Some(after)]],
+            Residual::Parallel => [[Some(first), None], [None, None]],
+        };
         let mixer = match &spec.mixer {
-            Some(mixer) => Some((norm(first)?, Mixer::load(mixer, w, dim, plan)?)),
+            Some(mixer) => {
+                let work = Mixer::load(mixer, w, dim, plan)?;
+                Some(Half { before: norm(one)?, work, after: norm(two)?, scale: spec.scales[0] })
+            }
             None => None,
         };
         let mlp = match &spec.mlp {
             Some(mlp) => {
-                let before = norm(if mixer.is_some() { second } else { first })?;
-                Some((before, Mlp::load(mlp, &w.first(&["mlp", "mixer"]), dim)?))
+                let before = norm(if mixer.is_some() { three } else { three.map(|_| first) })?;
+                let work = Mlp::load(mlp, &w.first(&["mlp", "mixer"]), dim)?;
+                Some(Half { before, work, after: norm(four)?, scale: spec.scales[1] })
             }
             None => None,
         };
-        let after = match spec.residual {
-            Residual::PreNorm => None,
-            Residual::Sandwich => Some([norm("post_attention_layernorm")?, norm("post_feedforward_layernorm")?]),
-        };
-        Ok(Self { mixer, mlp, after })
+        let parallel = matches!(spec.residual, Residual::Parallel | Residual::ParallelNorms);
+        Ok(Self { mixer, mlp, parallel })
     }
 
     fn forward(&self, mut x: Tensor, pass: &Pass<'_>, spans: &mut [Span<'_>]) -> Tensor {
-        let join = |x: Tensor, y: Tensor, half: usize| match &self.after {
-            Some(after) => x.add(&after[half].forward(&y)),
-            None => x.add(&y),
-        };
-        if let Some((before, mixer)) = &self.mixer {
-            let mixed = mixer.forward(&before.forward(&x), pass, spans);
-            x = join(x, mixed, 0);
+        let mut seen = x.clone();
+        if let Some(half) = &self.mixer {
+            let normed = half.see(&x);
+            let mixed = half.work.forward(&normed, pass, spans);
+            if self.parallel && self.mlp.as_ref().is_some_and(|mlp| mlp.before.is_none()) {
+                seen = normed;
+            }
+            x = half.join(x, mixed);
+            if !self.parallel {
+                seen = x.clone();
+            }
         }
-        if let Some((before, mlp)) = &self.mlp {
-            let worked = mlp.forward(&before.forward(&x));
-            x = join(x, worked, 1);
+        if let Some(half) = &self.mlp {
+            let worked = half.work.forward(&half.see(&seen));
+            drop(seen);
+            x = half.join(x, worked);
         }
         x
     }
@@ -126,10 +139,12 @@ impl Layer {
 pub struct Decoder {
     spec: spec::Decoder,
     embedding: Weight,
+    /// Rows that are added by position.
+    positions: Option<Weight>,
     layers: Vec<Layer>,
     norm: Norm,
     /// `lm_head`, unless the embedding serves.
-    head: Option<Weight>,
+    head: Option<Linear>,
     precision: Precision,
     plan: Plan,
     record: Record,
@@ -144,11 +159,18 @@ impl Decoder {
         let root = weights.root();
         let body = root.at("model");
         let embedding = body.embedding("embed_tokens", [spec.vocab, spec.dim])?;
+        let positions = match spec.positions {
+            Some(rows) => Some(body.embedding("embed_positions", [rows, spec.dim])?),
+            None => None,
+        };
         let mut plan = Plan::default();
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (index, layer) in spec.layers.iter().enumerate() {
             layers.push(Layer::load(layer, &body.at("layers").at(index), spec.dim, &mut plan)?);
             progress(index + 1, spec.layers.len());
+        }
+        if spec.more_layers {
+            body.at("layers").ignore_from(spec.layers.len(), "tokens are predicted one at a time");
         }
         let norm = Norm::load(spec.norm, &body, "norm", spec.dim)?;
         let own = match spec.head {
@@ -157,14 +179,14 @@ impl Decoder {
             Head::OwnIfPresent => root.at("lm_head").has("weight"),
         };
         let head = if own {
-            Some(root.embedding("lm_head", [spec.vocab, spec.dim])?)
+            Some(root.linear("lm_head", [spec.dim, spec.vocab], spec.head_bias)?)
         } else {
             root.ignore("lm_head", "the embedding serves as the head");
             None
         };
         let precision = weights.precision();
         let record = weights.finish()?;
-        Ok(Self { spec, embedding, layers, norm, head, precision, plan, record })
+        Ok(Self { spec, embedding, positions, layers, norm, head, precision, plan, record })
     }
 }
 
@@ -184,8 +206,14 @@ impl LanguageModel for Decoder {
         if let Some(scale) = self.spec.embed_scale {
             x = x.scale(scale);
         }
+        if let Some(table) = &self.positions {
+            let last = table.shape()[0] - 1;
+            let rows = positions.iter().flat_map(|(first, count)| *first..first + count);
+            let rows: SmallVec<[u32; 64]> = rows.map(|row| row.min(last) as u32).collect();
+            x = x.add(&table.take(&Tensor::from_u32(&rows, [count])));
+        }
         for layer in &self.layers {
-            x = layer.forward(x, &Pass { tables: &tables }, spans);
+            x = layer.forward(x, &Pass { tables: &tables, positions: &positions }, spans);
         }
         for span in spans {
             span.state.advance(span.tokens.len());
@@ -194,7 +222,13 @@ impl LanguageModel for Decoder {
     }
 
     fn logits(&self, hidden: &Tensor) -> Tensor {
-        let logits = hidden.linear(self.head.as_ref().unwrap_or(&self.embedding), self.precision);
+        let mut logits = match &self.head {
+            Some(head) => head.forward(hidden),
+            None => hidden.linear(&self.embedding, self.precision),
+        };
+        if let Some(scale) = self.spec.logit_scale {
+            logits = logits.scale(scale);
+        }
         match self.spec.logit_softcap {
             Some(cap) => logits.softcap(cap),
             None => logits,
@@ -224,7 +258,7 @@ pub fn load(
     progress: impl FnMut(usize, usize),
 ) -> Result<Box<dyn LanguageModel>> {
     let spec = crate::families::decoder(&checkpoint.config)?;
-    let weights = Weights::new(checkpoint, spec.renames, precision)?;
+    let weights = Weights::new(checkpoint, spec.renames, spec.transposed, precision)?;
     let model = Decoder::load(spec, weights, progress).map_err(|e: Error| e.in_checkpoint(checkpoint))?;
     Ok(Box::new(model))
 }

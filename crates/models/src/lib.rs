@@ -12,6 +12,7 @@ pub mod families;
 mod linear;
 mod mixer;
 mod mlp;
+mod norm;
 mod rope;
 pub mod spec;
 pub mod state;

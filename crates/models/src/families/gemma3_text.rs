@@ -3,7 +3,7 @@
 use mlxengine_tensor::Unary;
 use serde::Deserialize;
 
-use crate::spec::{Attention, Decoder, Gated, Head, Layer, Mixer, Mlp, Norm, Residual, Rope, RopeScaling};
+use crate::spec::{Attention, Decoder, Gated, Head, Layer, Norm, Residual, Rope, RopeScaling};
 use crate::{Config, Result};
 
 #[derive(Deserialize)]
@@ -23,18 +23,15 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let window = windows.sliding_window.unwrap_or(512).max(1);
     let decoder = c.decoder(true, |index| {
         let slides = (index + 1) % pattern != 0;
-        Ok(Layer {
-            mixer: Some(Mixer::Attention(Attention {
-                qk_norm: Some(norm),
-                rope: Some(if slides { local.clone() } else { global.clone() }),
-                scale: c.query_pre_attn_scalar.unwrap_or(256.0).powf(-0.5),
-                window: slides.then_some(window),
-                ..c.attention()?
-            })),
-            mlp: Some(Mlp::Gated(Gated { act: Unary::GeluTanh, ..c.gated()? })),
-            residual: Residual::Sandwich,
-            norm,
-        })
+        let attention = Attention {
+            qk_norm: Some(norm.into()),
+            rope: Some(if slides { local.clone() } else { global.clone() }),
+            scale: c.query_pre_attn_scalar.unwrap_or(256.0).powf(-0.5),
+            window: slides.then_some(window),
+            ..c.attention()?
+        };
+        let mlp = Gated { act: Unary::GeluTanh.into(), ..c.gated()? };
+        Ok(Layer { residual: Residual::Sandwich, norm, ..c.layer(attention, mlp.into()) })
     })?;
     // The reference rounds this factor to bfloat16.
     let scale = mlxengine_tensor::round_bf16((c.hidden_size as f32).sqrt());

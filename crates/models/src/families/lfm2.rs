@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::spec::{Attention, Decoder, Gated, Layer, Mixer, Mlp, Residual, ShortConv};
+use crate::spec::{Attention, Decoder, Gated, Layer, Mixer, ShortConv};
 use crate::{Config, Error, Result};
 
 #[derive(Deserialize)]
@@ -43,13 +43,11 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
         (None, None) => false,
     };
     let decoder = c.decoder(true, |index| {
-        let attention = Attention { qk_norm: Some(c.norm()), rope: Some(c.rope(1_000_000.0)?), ..c.attention()? };
-        Ok(Layer {
-            mixer: Some(if attends(index) { Mixer::Attention(attention) } else { Mixer::ShortConv(conv) }),
-            mlp: Some(Mlp::Gated(Gated { hidden: keys.hidden(c.intermediate_size), ..c.gated()? })),
-            residual: Residual::PreNorm,
-            norm: c.norm(),
-        })
+        let attention =
+            Attention { qk_norm: Some(c.norm().into()), rope: Some(c.rope(1_000_000.0)?), ..c.attention()? };
+        let mlp = Gated { hidden: keys.hidden(c.intermediate_size), ..c.gated()? };
+        let mixer = if attends(index) { Mixer::Attention(attention.clone()) } else { Mixer::ShortConv(conv) };
+        Ok(Layer { mixer: Some(mixer), ..c.layer(attention, mlp.into()) })
     })?;
     Ok(Decoder { renames: RENAMES, ..decoder })
 }

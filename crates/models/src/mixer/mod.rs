@@ -19,6 +19,8 @@ use short_conv::ShortConv;
 pub(crate) struct Pass<'a> {
     /// Tables of each rotation that the model uses.
     pub(crate) tables: &'a [Tables],
+    /// First position and count of each span.
+    pub(crate) positions: &'a [(usize, usize)],
 }
 
 /// What the mixers of a model ask for while it is loaded.

@@ -11,7 +11,7 @@ use mlxengine_tensor::{Dtype, QuantFormat, QuantMode, Shape, Tensor};
 use smallvec::SmallVec;
 
 use crate::{Error, ErrorKind, Result};
-pub(crate) use kv::KvCache;
+pub(crate) use kv::{KvCache, View};
 
 /// How the caches of a sequence are kept.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -296,7 +296,6 @@ fn check(q: KvQuantization, shape: KvShape) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::kv::View;
     use super::*;
 
     fn slots(window: Option<usize>) -> [SlotSpec; 1] {
