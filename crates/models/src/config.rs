@@ -1,5 +1,8 @@
 //! `config.json`, and what nearly every family's configuration shares.
 
+mod mixture;
+mod rope;
+
 use mlxengine_tensor::Unary;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -10,6 +13,8 @@ use crate::spec::{
     RopeScaling,
 };
 use crate::{Error, Result};
+
+pub(crate) use mixture::Mixture;
 
 /// A parsed `config.json`.
 #[derive(Clone, Debug)]
@@ -233,6 +238,16 @@ impl Common {
         Err(Error::invalid(format!("config.json: a head of size {} cannot be rotated", self.head_dim())))
     }
 
+    /// The same with other numbers of query heads and of key and value heads.
+    ///
+    /// # Errors
+    /// For numbers that no model can have.
+    pub fn with_heads(&self, [heads, kv_heads]: [usize; 2]) -> Result<Common> {
+        let common = Common { num_attention_heads: heads, num_key_value_heads: Some(kv_heads), ..self.clone() };
+        common.check()?;
+        Ok(common)
+    }
+
     /// Key and value heads.
     pub fn kv_heads(&self) -> usize {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
@@ -273,7 +288,14 @@ impl Common {
     /// # Errors
     /// For a scaling that is not known, or lacks a key.
     pub fn rope(&self, default_base: f32) -> Result<Rope> {
-        let rope = self.plain_rope(default_base)?;
+        self.rope_stretched(self.plain_rope(default_base)?)
+    }
+
+    /// The same with the stretch that the configuration describes.
+    ///
+    /// # Errors
+    /// For a scaling that is not known, or lacks a key.
+    pub fn rope_stretched(&self, rope: Rope) -> Result<Rope> {
         let scaling = match self.rope_scaling.as_ref().or(self.rope_parameters.as_ref()) {
             Some(scaling) => RopeScaling::read(scaling, self, rope.dims, rope.base)?,
             None => RopeScaling::None,
@@ -454,69 +476,4 @@ fn activation(key: &str, name: &str) -> Result<Unary> {
             )));
         }
     })
-}
-
-impl RopeScaling {
-    /// Reads `rope_scaling` (or `rope_parameters`).
-    fn read(value: &Value, common: &Common, dims: usize, base: f32) -> Result<RopeScaling> {
-        let name = value.get("rope_type").or_else(|| value.get("type")).and_then(Value::as_str).unwrap_or("default");
-        let name = value.get("type").and_then(Value::as_str).unwrap_or(name);
-        let number = |key: &str| value.get(key).and_then(Value::as_f64).map(|x| x as f32);
-        let need = |key: &str| {
-            number(key)
-                .filter(|x| *x > 0.0)
-                .ok_or_else(|| Error::invalid(format!("config.json: rope scaling `{name}` needs a positive `{key}`")))
-        };
-        let context = common.max_position_embeddings;
-        Ok(match name {
-            "default" | "mrope" => RopeScaling::None,
-            "linear" => RopeScaling::Linear { factor: need("factor")? },
-            "dynamic" => RopeScaling::Dynamic {
-                factor: need("factor")?,
-                context: context.filter(|c| *c > 0 && dims > 2).ok_or_else(|| {
-                    Error::invalid("config.json: dynamic rope scaling needs `max_position_embeddings`")
-                })?,
-            },
-            "llama3" => RopeScaling::Llama3 {
-                factor: need("factor")?,
-                low_freq_factor: number("low_freq_factor").unwrap_or(1.0),
-                high_freq_factor: number("high_freq_factor").unwrap_or(4.0),
-                context: number("original_max_position_embeddings").unwrap_or(8192.0),
-            },
-            "yarn" | "deepseek_yarn" | "telechat3-yarn" => {
-                let factor = need("factor")?;
-                let stretch = |mscale: f32| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
-                if base <= 1.0 {
-                    return Err(Error::invalid(format!("config.json: yarn cannot stretch a rope_theta of {base}")));
-                }
-                RopeScaling::Yarn {
-                    factor,
-                    context: number("original_max_position_embeddings").unwrap_or(4096.0),
-                    beta_fast: number("beta_fast").unwrap_or(32.0),
-                    beta_slow: number("beta_slow").unwrap_or(1.0),
-                    mscale: stretch(number("mscale").unwrap_or(1.0)) / stretch(number("mscale_all_dim").unwrap_or(0.0)),
-                }
-            }
-            "longrope" | "su" => Self::longrope(value, common, dims)?,
-            other => return Err(Error::unsupported(format!("config.json: rope scaling `{other}` is not supported"))),
-        })
-    }
-
-    /// MLX always divides by `long_factor`, whatever the length; so does this.
-    fn longrope(value: &Value, common: &Common, dims: usize) -> Result<RopeScaling> {
-        let factors: Option<Vec<f32>> = match value.get("long_factor") {
-            Some(Value::Array(list)) => list.iter().map(|x| x.as_f64().map(|x| x as f32)).collect(),
-            Some(Value::Number(one)) => one.as_f64().map(|x| vec![x as f32; dims / 2]),
-            _ => None,
-        };
-        let factors = factors.filter(|f| f.len() == dims / 2).ok_or_else(|| {
-            Error::invalid(format!("config.json: rope scaling `long_factor` is not a list of {} numbers", dims / 2))
-        })?;
-        let original = value.get("original_max_position_embeddings").and_then(Value::as_f64);
-        let original = original.or(common.original_max_position_embeddings.map(|x| x as f64)).unwrap_or(4096.0);
-        let stretch = common.max_position_embeddings.unwrap_or(131_072) as f64 / original;
-        let mscale = if stretch <= 1.0 { 1.0 } else { (1.0 + stretch.ln() / original.ln()).sqrt() };
-        let mscale = value.get("long_mscale").and_then(Value::as_f64).unwrap_or(mscale);
-        Ok(RopeScaling::PerFrequency { factors, mscale: mscale as f32 })
-    }
 }

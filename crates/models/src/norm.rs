@@ -20,11 +20,17 @@ impl Norm {
         Self::load_of(spec, &w.at(name), &[dim])
     }
 
-    /// A norm whose weight has another shape: one of several rows.
+    /// A norm whose weight has another shape: one of several rows, which may be stored one by one under `norms`.
     pub(crate) fn load_of(spec: spec::Norm, w: &Scope<'_>, shape: &[usize]) -> Result<Self> {
         let (mut weight, mut bias) = (None, None);
         if spec.parameters != NormParameters::None {
-            let stored = w.floats("weight", shape)?;
+            let stored = match *shape {
+                [count, dim] if w.at("norms").at(0).has("weight") => {
+                    let row = |i| Ok(w.at("norms").at(i).vector("weight", dim)?.reshape([1, dim]));
+                    Tensor::concat((0..count).map(row).collect::<Result<Vec<_>>>()?, 0)
+                }
+                _ => w.floats("weight", shape)?,
+            };
             weight = Some(match if w.converted() { spec.offset } else { spec.original_offset.max(spec.offset) } {
                 0.0 => stored,
                 offset => stored.add(&Tensor::from_f32(&[offset], [1])),

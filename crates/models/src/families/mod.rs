@@ -3,26 +3,40 @@
 use crate::spec::Decoder;
 use crate::{Config, Error, Result};
 
+mod bailing_moe;
 mod cohere;
 mod cohere2;
+mod dots1;
 mod ernie4_5;
+mod ernie4_5_moe;
+mod exaone;
+mod exaone4;
+mod exaone_moe;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
+mod glm;
 mod glm4;
+mod glm4_moe;
 mod gpt2;
 mod gpt_oss;
+mod granite;
+mod helium;
 mod hunyuan_v1_dense;
+mod internlm2;
 mod internlm3;
 mod lfm2;
 mod llama;
 mod llama4;
+mod mimo;
 mod mimo_v2_flash;
+mod minicpm;
 mod ministral3;
 mod mistral3;
 mod mixtral;
 mod nemotron;
 mod olmo2;
+mod olmo3;
 mod olmoe;
 mod phi;
 mod phi3;
@@ -31,7 +45,9 @@ mod qwen2_moe;
 mod qwen3;
 mod qwen3_moe;
 mod qwen3_vl;
+mod seed_oss;
 mod smollm3;
+mod stablelm;
 mod starcoder2;
 mod step3p5;
 
@@ -46,26 +62,41 @@ pub struct Family {
 
 /// Every family that is known.
 pub const FAMILIES: &[Family] = &[
+    Family { name: "bailing_moe", model_types: &["bailing_moe"], decoder: bailing_moe::decoder },
     Family { name: "cohere", model_types: &["cohere"], decoder: cohere::decoder },
     Family { name: "cohere2", model_types: &["cohere2"], decoder: cohere2::decoder },
+    Family { name: "dots1", model_types: &["dots1"], decoder: dots1::decoder },
     Family { name: "ernie4_5", model_types: &["ernie4_5"], decoder: ernie4_5::decoder },
+    Family { name: "ernie4_5_moe", model_types: &["ernie4_5_moe"], decoder: ernie4_5_moe::decoder },
+    Family { name: "exaone", model_types: &["exaone"], decoder: exaone::decoder },
+    Family { name: "exaone4", model_types: &["exaone4"], decoder: exaone4::decoder },
+    Family { name: "exaone_moe", model_types: &["exaone_moe"], decoder: exaone_moe::decoder },
     Family { name: "gemma", model_types: &["gemma"], decoder: gemma::decoder },
     Family { name: "gemma2", model_types: &["gemma2"], decoder: gemma2::decoder },
     Family { name: "gemma3_text", model_types: &["gemma3_text"], decoder: gemma3_text::decoder },
+    Family { name: "glm", model_types: &["glm"], decoder: glm::decoder },
     Family { name: "glm4", model_types: &["glm4"], decoder: glm4::decoder },
+    Family { name: "glm4_moe", model_types: &["glm4_moe"], decoder: glm4_moe::decoder },
     Family { name: "gpt2", model_types: &["gpt2"], decoder: gpt2::decoder },
     Family { name: "gpt_oss", model_types: &["gpt_oss"], decoder: gpt_oss::decoder },
+    Family { name: "granite", model_types: &["granite"], decoder: granite::decoder },
+    Family { name: "granitemoe", model_types: &["granitemoe"], decoder: granite::mixture },
+    Family { name: "helium", model_types: &["helium"], decoder: helium::decoder },
     Family { name: "hunyuan_v1_dense", model_types: &["hunyuan_v1_dense"], decoder: hunyuan_v1_dense::decoder },
+    Family { name: "internlm2", model_types: &["internlm2"], decoder: internlm2::decoder },
     Family { name: "internlm3", model_types: &["internlm3"], decoder: internlm3::decoder },
     Family { name: "lfm2", model_types: &["lfm2"], decoder: lfm2::decoder },
     Family { name: "llama", model_types: &["llama", "mistral", "iquestcoder"], decoder: llama::decoder },
     Family { name: "llama4", model_types: &["llama4"], decoder: llama4::decoder },
+    Family { name: "mimo", model_types: &["mimo"], decoder: mimo::decoder },
     Family { name: "mimo_v2_flash", model_types: &["mimo_v2_flash"], decoder: mimo_v2_flash::decoder },
+    Family { name: "minicpm", model_types: &["minicpm"], decoder: minicpm::decoder },
     Family { name: "ministral3", model_types: &["ministral3"], decoder: ministral3::decoder },
     Family { name: "mistral3", model_types: &["mistral3", "llava", "pixtral"], decoder: mistral3::decoder },
     Family { name: "mixtral", model_types: &["mixtral"], decoder: mixtral::decoder },
     Family { name: "nemotron", model_types: &["nemotron"], decoder: nemotron::decoder },
     Family { name: "olmo2", model_types: &["olmo2"], decoder: olmo2::decoder },
+    Family { name: "olmo3", model_types: &["olmo3"], decoder: olmo3::decoder },
     Family { name: "olmoe", model_types: &["olmoe"], decoder: olmoe::decoder },
     Family { name: "phi", model_types: &["phi"], decoder: phi::decoder },
     Family { name: "phi3", model_types: &["phi3"], decoder: phi3::decoder },
@@ -74,7 +105,9 @@ pub const FAMILIES: &[Family] = &[
     Family { name: "qwen3", model_types: &["qwen3"], decoder: qwen3::decoder },
     Family { name: "qwen3_moe", model_types: &["qwen3_moe"], decoder: qwen3_moe::decoder },
     Family { name: "qwen3_vl", model_types: &["qwen3_vl"], decoder: qwen3_vl::decoder },
+    Family { name: "seed_oss", model_types: &["seed_oss"], decoder: seed_oss::decoder },
     Family { name: "smollm3", model_types: &["smollm3"], decoder: smollm3::decoder },
+    Family { name: "stablelm", model_types: &["stablelm"], decoder: stablelm::decoder },
     Family { name: "starcoder2", model_types: &["starcoder2"], decoder: starcoder2::decoder },
     Family { name: "step3p5", model_types: &["step3p5"], decoder: step3p5::decoder },
 ];

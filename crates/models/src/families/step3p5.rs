@@ -1,109 +1,67 @@
 //! Step 3.5: windows with heads of their own, a gate on each head, clamped units, a mixture in most layers.
 
-use serde::Deserialize;
-use serde_json::Value;
+use std::collections::HashMap;
 
-use crate::config::Common;
-use crate::spec::{
-    Attention, Decoder, Experts, Gate, Gated, Head, HeadGate, Layer, Norm, RopeScaling, Router, Shared, Unit,
-};
-use crate::{Config, Error, Result};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::config::{Common, Mixture};
+use crate::spec::{Attention, Decoder, Experts, Gated, Head, HeadGate, Layer, Norm, Shared, Unit};
+use crate::{Config, Result};
 
 #[derive(Deserialize)]
 struct Own {
-    rope_theta: Option<Value>,
-    yarn_only_types: Option<Vec<String>>,
-    partial_rotary_factors: Option<Vec<f32>>,
-    attention_other_setting: Option<Heads>,
-    use_head_wise_attn_gate: Option<bool>,
-    moe_num_experts: Option<usize>,
-    moe_top_k: Option<usize>,
-    moe_intermediate_size: Option<usize>,
-    share_expert_dim: Option<usize>,
-    moe_layers_enum: Option<String>,
-    moe_router_scaling_factor: Option<f32>,
-    norm_expert_weight: Option<bool>,
-    swiglu_limits: Option<Vec<Option<f32>>>,
-    swiglu_limits_shared: Option<Vec<Option<f32>>>,
-}
-
-#[derive(Deserialize)]
-struct Heads {
-    num_attention_heads: usize,
-    num_attention_groups: usize,
-}
-
-impl Own {
-    /// The layers that are mixtures: all but the first unless they are listed.
-    fn sparse(&self) -> Result<impl Fn(usize) -> bool> {
-        let list = self.moe_layers_enum.as_deref().filter(|list| !list.is_empty()).map(|list| {
-            let index = |part: &str| part.trim().parse::<usize>();
-            list.trim().split(',').map(index).collect::<Result<Vec<_>, _>>()
-        });
-        let list = list.transpose().map_err(|_| Error::invalid("config.json: moe_layers_enum is no list of layers"))?;
-        Ok(move |index| list.as_ref().map_or(index > 0, |list| list.contains(&index)))
-    }
-
-    /// The keys of one layer, in which lists have become numbers.
-    fn layer(&self, index: usize, c: &Common, slides: bool) -> Result<Common> {
-        let base = match &self.rope_theta {
-            Some(Value::Array(list)) => list.get(index).and_then(Value::as_f64),
-            Some(one) => one.as_f64(),
-            None => Some(10_000.0),
-        };
-        let base = base.ok_or_else(|| Error::invalid(format!("config.json: rope_theta names no base for {index}")))?;
-        let part = self.partial_rotary_factors.as_ref().and_then(|parts| parts.get(index)).copied();
-        let mut layer = Common { rope_theta: Some(base as f32), partial_rotary_factor: part, ..c.clone() };
-        if let Some(heads) = self.attention_other_setting.as_ref().filter(|_| slides) {
-            layer.num_attention_heads = heads.num_attention_heads;
-            layer.num_key_value_heads = Some(heads.num_attention_groups);
-        }
-        layer.check()?;
-        Ok(layer)
-    }
+    rope_theta: Value,
+    yarn_only_types: Vec<String>,
+    partial_rotary_factors: Vec<f32>,
+    attention_other_setting: Option<HashMap<String, Value>>,
+    use_head_wise_attn_gate: bool,
+    share_expert_dim: usize,
+    moe_layers_enum: String,
+    swiglu_limits: Vec<Option<f32>>,
+    swiglu_limits_shared: Vec<Option<f32>>,
 }
 
 pub(super) fn decoder(config: &Config) -> Result<Decoder> {
-    let own: Own = config.read()?;
-    let config = config.without(&["rope_theta", "num_key_value_heads", "attention_bias", "mlp_bias"]);
-    let c = config.or_key("num_key_value_heads", "num_attention_groups").or("rms_norm_eps", 1e-5).common()?;
-    let norm = Norm { original_offset: 1.0, ..c.norm() };
-    let sparse = own.sparse()?;
-    let gated = |hidden, limits: &Option<Vec<Option<f32>>>, index: usize| {
-        let limit = limits.as_ref().and_then(|limits| *limits.get(index)?).filter(|limit| *limit > 0.0);
-        Ok::<_, Error>(match limit {
-            Some(limit) => Gated { hidden, act: Gate::Clamped { limit }, ..c.gated()? },
-            None => Gated { hidden, ..c.gated()? },
-        })
-    };
+    let config = config.or_key("num_key_value_heads", "num_attention_groups").defaults(json!({
+        "rms_norm_eps": 1e-5, "rope_theta": 1e4, "sliding_window": 512,
+        "moe_num_experts": 288, "moe_top_k": 8, "moe_intermediate_size": 1280, "moe_router_scaling_factor": 3.0,
+        "norm_expert_weight": true, "yarn_only_types": [], "partial_rotary_factors": [], "use_head_wise_attn_gate": true,
+        "share_expert_dim": 1280, "moe_layers_enum": "", "swiglu_limits": [], "swiglu_limits_shared": []}));
+    let (own, mixture): (Own, _) = (config.read()?, Mixture::read(&config)?);
+    let c = config.without(&["rope_theta", "attention_bias", "mlp_bias"]).common()?;
+    let (norm, gated) = (Norm { original_offset: 1.0, ..c.norm() }, c.gated()?);
+    let listed: Vec<&str> = own.moe_layers_enum.split(',').map(str::trim).collect();
+    let sparse = |i: usize| if listed == [""] { i > 0 } else { listed.contains(&i.to_string().as_str()) };
     let decoder = c.decoder(false, |index| {
-        let kind = c.layer_types.as_ref().filter(|types| !types.is_empty()).and_then(|types| types.get(index));
+        let kind = c.layer_types.as_ref().and_then(|types| types.get(index)).map(String::as_str);
         let slides = kind.map_or(index % 2 == 0, |kind| kind == "sliding_attention");
-        let layer = own.layer(index, &c, slides)?;
-        let mut rope = layer.rope(10_000.0)?;
-        let stretched = own.yarn_only_types.iter().find(|types| !types.is_empty());
-        let name = kind.map_or("full_attention", String::as_str);
-        if stretched.is_some_and(|types| !types.iter().any(|t| t == name)) {
-            rope.scaling = RopeScaling::None;
+        let base = own.rope_theta.get(index).unwrap_or(&own.rope_theta).as_f64().map(|base| base as f32);
+        let part = own.partial_rotary_factors.get(index).copied();
+        let mut layer = Common { rope_theta: base, partial_rotary_factor: part, ..c.clone() };
+        if let Some(heads) = own.attention_other_setting.as_ref().filter(|_| slides) {
+            let count = |key| heads.get(key).and_then(Value::as_u64).unwrap_or(0) as usize;
+            layer = layer.with_heads(["num_attention_heads", "num_attention_groups"].map(count))?;
         }
-        let attention = Attention {
-            qk_norm: Some(norm.into()),
-            rope: Some(rope),
-            gate: own.use_head_wise_attn_gate.unwrap_or(true).then_some(HeadGate::Head),
-            window: slides.then_some(c.sliding_window.unwrap_or(512).max(1)),
-            ..layer.attention()?
-        };
-        let shared = |hidden| gated(hidden, &own.swiglu_limits_shared, index);
-        let mlp = if sparse(index) {
-            let router =
-                Router::sigmoid(own.norm_expert_weight.unwrap_or(true), own.moe_router_scaling_factor.unwrap_or(3.0));
-            let unit = gated(own.moe_intermediate_size.unwrap_or(1280), &own.swiglu_limits, index)?;
-            let counts = [own.moe_num_experts.unwrap_or(288), own.moe_top_k.unwrap_or(8)];
-            let beside = Shared { unit: Unit::Gated(shared(own.share_expert_dim.unwrap_or(1280))?), gate: false };
-            Experts { shared: Some(beside), ..Experts::new(counts, unit, router) }.checked()?
+        let kinds = &own.yarn_only_types;
+        let rope = if kinds.is_empty() || kinds.iter().any(|k| k == kind.unwrap_or("full_attention")) {
+            layer.rope(1e4)?
         } else {
-            shared(c.intermediate_size)?.into()
+            layer.plain_rope(1e4)?
         };
+        let (gate, window) =
+            (own.use_head_wise_attn_gate.then_some(HeadGate::Head), c.sliding_window.filter(|_| slides));
+        let attention = Attention { qk_norm: Some(norm.into()), rope: Some(rope), gate, window, ..layer.attention()? };
+        let unit =
+            |hidden, limits: &[Option<f32>]| Gated { hidden, ..gated }.clamped(limits.get(index).copied().flatten());
+        let beside = |hidden| unit(hidden, &own.swiglu_limits_shared);
+        if !sparse(index) {
+            return Ok(Layer { norm, ..c.layer(attention, beside(c.intermediate_size).into()) });
+        }
+        let experts = mixture.experts(&c)?;
+        let each = Unit::Gated(unit(experts.unit.hidden(), &own.swiglu_limits));
+        let shared = Some(Shared { unit: Unit::Gated(beside(own.share_expert_dim)), gate: false });
+        let mlp = Experts { unit: each, shared, ..experts }.checked()?;
         Ok(Layer { norm, ..c.layer(attention, mlp) })
     })?;
     Ok(Decoder { norm, head: Head::OwnIfPresent, more_layers: true, renames: RENAMES, ..decoder })
@@ -113,7 +71,7 @@ const RENAMES: &[(&str, &str)] = &[
     (".mlp.share_expert.", ".share_expert."),
     (".share_expert.", ".mlp.shared_expert."),
     (".mlp.gate.gate.", ".mlp.gate."),
-    (".mlp.gate.router_bias", ".mlp.gate.e_score_correction_bias"),
+    (".gate.router_bias", ".gate.e_score_correction_bias"),
     (".moe.gate.", ".mlp.gate."),
     (".moe.router_bias", ".mlp.gate.e_score_correction_bias"),
     (".moe.", ".mlp.switch_mlp."),

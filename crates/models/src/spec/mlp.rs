@@ -72,6 +72,14 @@ impl From<Unary> for Gate {
     }
 }
 
+impl Gated {
+    /// The same with SiLU clamped, where there is a limit above 0.
+    #[must_use]
+    pub fn clamped(self, limit: Option<f32>) -> Self {
+        limit.filter(|limit| *limit > 0.0).map_or(self, |limit| Gated { act: Gate::Clamped { limit }, ..self })
+    }
+}
+
 impl From<Gated> for Mlp {
     fn from(unit: Gated) -> Self {
         Mlp::Dense(Unit::Gated(unit))

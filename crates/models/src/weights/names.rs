@@ -36,8 +36,11 @@ pub(super) fn needless(name: &str) -> Option<&'static str> {
     if TOWERS.contains(&part) {
         return Some("text is read, no images and no sound");
     }
-    if part == "mtp" || part == "mtp_layers" {
+    if part.starts_with("mtp") {
         return Some("tokens are predicted one at a time");
+    }
+    if name.contains(".mlp.moe_statics.") {
+        return Some("the reference chooses experts without it");
     }
     if name.ends_with(".inv_freq") {
         return Some("frequencies follow from config.json");
