@@ -12,6 +12,8 @@ BASE = {
 }
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 64}
+GEMMA = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "rms_norm_eps": 1e-4, "max_position_embeddings": 512}
 ROUTED = {
     "moe_intermediate_size": 32, "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2,
     "routed_scaling_factor": 1.5, "norm_topk_prob": True, "n_group": 4, "topk_group": 2, "first_k_dense_replace": 1,
@@ -97,6 +99,29 @@ def step_vanilla(_, weights):
     return stored
 
 
+def gemma_joined(_, weights):
+    """Gate and up of all experts by rows, inside `model.language_model`."""
+    stored = {}
+    for key, value in weights.items():
+        key = key.replace("language_model.model.", "model.language_model.")
+        if ".experts.switch_glu.gate_proj.weight" in key:
+            up = weights[key.replace("model.language_model.", "language_model.model.").replace("gate_proj", "up_proj")]
+            stored[key.replace("switch_glu.gate_proj.weight", "gate_up_proj")] = mx.concatenate([value, up], axis=1)
+        elif ".experts.switch_glu.down_proj.weight" in key:
+            stored[key.replace("switch_glu.down_proj.weight", "down_proj")] = value
+        elif ".experts.switch_glu.up_proj.weight" not in key:
+            stored[key] = value
+    return stored
+
+
+def neox(_, weights):
+    stored = {}
+    for key, value in weights.items():
+        key = key.replace("model.h.", "gpt_neox.layers.").replace("model.embed_out.", "embed_out.")
+        stored[key.replace("model.", "gpt_neox.")] = value
+    return stored
+
+
 def nested(_, weights):
     """A text model inside `model.language_model`, as newer files have it."""
     stored = {}
@@ -170,4 +195,66 @@ CASES = {
     "mimo": case("mimo"),
     "helium": case("helium", attention_bias=True, head_dim=16, mlp_bias=True, tie_word_embeddings=False),
     "internlm2": case("internlm2", bias=True),
+    "gemma3": {"config": {"model_type": "gemma3", "vocab_size": 512, "text_config": {**GEMMA, "model_type": "gemma3_text",
+               "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16, "sliding_window_pattern": 2,
+               "rope_local_base_freq": 500.0}}, "original": None},
+    "gemma4-mixture": {"config": {"model_type": "gemma4", "vocab_size": 512, "text_config": {**GEMMA,
+                       "model_type": "gemma4_text", "num_hidden_layers": 4, "head_dim": 16, "global_head_dim": 32,
+                       "num_global_key_value_heads": 1, "attention_k_eq_v": True, "num_kv_shared_layers": 0,
+                       "hidden_size_per_layer_input": 0, "sliding_window": 16, "sliding_window_pattern": 2,
+                       "enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32}},
+                       "original": gemma_joined},
+    "gemma4-shared": {"config": {"model_type": "gemma4", "vocab_size": 512, "text_config": {**GEMMA,
+                      "model_type": "gemma4_text", "num_hidden_layers": 6, "head_dim": 16, "global_head_dim": 24,
+                      "num_kv_shared_layers": 3, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 512,
+                      "sliding_window": 16, "sliding_window_pattern": 3, "use_double_wide_mlp": False}},
+                      "original": gemma_joined},
+    "gpt_neox": bare("gpt_neox", neox, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, layer_norm_eps=1e-4,
+                     max_position_embeddings=512, rotary_emb_base=10000, rotary_pct=0.25),
+    "gpt_neox-serial": bare("gpt_neox", hidden_size=64, num_hidden_layers=2, num_attention_heads=4, layer_norm_eps=1e-4,
+                            max_position_embeddings=512, rotary_emb_base=500, rotary_pct=1.0,
+                            use_parallel_residual=False),
+    "gpt_bigcode": bare("gpt_bigcode", n_embd=64, n_layer=2, n_inner=96, n_head=4, n_positions=128,
+                        layer_norm_epsilon=1e-4),
+    "qwen2_vl": {"config": {"model_type": "qwen2_vl", "text_config": {**BASE, "model_type": "qwen2_vl_text",
+                 "vocab_size": 512, "tie_word_embeddings": False, "rope_scaling": {"type": "mrope",
+                 "mrope_section": [2, 3, 3]}}}, "original": nested},
+    "qwen3_vl_moe": {"config": {"model_type": "qwen3_vl_moe", "text_config": {**BASE, "model_type": "qwen3_vl_moe_text",
+                     "vocab_size": 512, "head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2,
+                     "moe_intermediate_size": 32, "decoder_sparse_step": 1, "mlp_only_layers": [],
+                     "norm_topk_prob": True, "tie_word_embeddings": False}},
+                     "original": joined_columns(".mlp.switch_mlp.", ".mlp.experts.")},
+    "afmoe": case("afmoe", unstacked(".mlp.experts."), head_dim=16, moe_intermediate_size=32, num_experts=8,
+                  num_experts_per_tok=2, num_dense_layers=1, sliding_window=16, n_group=2, topk_group=1,
+                  num_hidden_layers=3, layer_types=["sliding_attention", "sliding_attention", "full_attention"]),
+    "telechat3": case("telechat3", rope_scaling={"type": "telechat3-yarn", "factor": 4.0, "beta_fast": 4.0,
+                      "original_max_position_embeddings": 16, "mscale": 1.0, "mscale_all_dim": 0.5}),
+    "solar_open": case("solar_open", unstacked(), **{**ROUTED, "n_group": 1, "topk_group": 1}, head_dim=16,
+                       tie_word_embeddings=False, partial_rotary_factor=1.0),
+    "qwen": bare("qwen", hidden_size=64, num_attention_heads=4, num_hidden_layers=2, kv_channels=16,
+                 layer_norm_epsilon=1e-4, intermediate_size=192, max_position_embeddings=512),
+    "minimax": case("minimax", unstacked(".block_sparse_moe.switch_mlp.", ".block_sparse_moe.experts.",
+                    {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}), num_local_experts=4,
+                    num_experts_per_tok=2, shared_intermediate_size=0, rotary_dim=8, head_dim=16),
+    "hunyuan": case("hunyuan", unstacked(), attention_bias=False, moe_topk=2, num_experts=4, num_shared_expert=1,
+                    use_mixed_mlp_moe=True, use_qk_norm=True, use_cla=False, cla_share_factor=2,
+                    rope_scaling={"alpha": 50.0, "factor": 1.0, "type": "dynamic"}),
+    "nemotron-nas": case("nemotron-nas", num_hidden_layers=4, rope_scaling=LLAMA3, block_configs=[
+                         {"attention": {"n_heads_in_group": 2}, "ffn": {"ffn_mult": 2.0}},
+                         {"attention": {"no_op": True}, "ffn": {"ffn_mult": 1.0}},
+                         {"attention": {"n_heads_in_group": 4}, "ffn": {"no_op": True}},
+                         {"attention": {"n_heads_in_group": 1}, "ffn": {"ffn_mult": 6.5}}]),
+    "llama4_text": case("llama4_text", intermediate_size_mlp=96, head_dim=16, tie_word_embeddings=False,
+                        no_rope_layers=[1, 0], use_qk_norm=True),
+    "openelm": bare("openelm", head_dim=16, num_transformer_layers=2, model_dim=64, ffn_dim_divisor=32,
+                    num_query_heads=[4, 6], num_kv_heads=[2, 3], ffn_multipliers=[0.7, 2.3], rms_norm_eps=1e-4),
+    "mellum": case("mellum", head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32,
+                   norm_topk_prob=True, tie_word_embeddings=False, sliding_window=16,
+                   layer_types=["sliding_attention", "full_attention"], rope_parameters={
+                   "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+                   "full_attention": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "beta_fast": 4.0,
+                   "original_max_position_embeddings": 16}}),
+    "gptj": bare("gptj", n_embd=64, n_head=4, n_layer=2, n_positions=128, rotary_dim=8, layer_norm_epsilon=1e-4),
+    "deepseek": case("deepseek", unstacked(), moe_intermediate_size=32, n_shared_experts=2, n_routed_experts=8,
+                     num_experts_per_tok=2, first_k_dense_replace=1),
 }

@@ -362,6 +362,8 @@ impl Common {
             qkv_bias: self.attention_bias,
             out_bias: self.attention_bias,
             qk_norm: None,
+            v_norm: None,
+            keys_of: None,
             rope: Some(self.rope(10_000.0)?),
             temperature: None,
             scale: (self.head_dim() as f32).powf(-0.5),

@@ -3,12 +3,11 @@
 use mlxengine_tensor::{Precision, Tensor, Weight};
 use smallvec::SmallVec;
 
-use crate::linear::Linear;
+use crate::ends::{Ends, Start};
 use crate::mixer::{Mixer, Pass, Plan};
 use crate::mlp::Mlp;
 use crate::norm::Norm;
-use crate::rope::Tables;
-use crate::spec::{self, Head, Residual};
+use crate::spec::{self, Residual};
 use crate::state::{CacheOptions, SlotSpec, State};
 use crate::weights::{Record, Scope, Weights};
 use crate::{Error, Result};
@@ -102,7 +101,9 @@ impl Layer {
         };
         let mlp = match &spec.mlp {
             Some(mlp) => {
-                let before = norm(if mixer.is_some() { three } else { three.map(|_| first) })?;
+                // A layer of one half may have but one norm, under the first name.
+                let alone = mixer.is_none() && w.at(first).has("weight");
+                let before = norm(three.map(|name| if alone { first } else { name }))?;
                 let work = Mlp::load(mlp, &w.first(&["mlp", "mixer"]), dim)?;
                 Some(Half { before, work, after: norm(four)?, scale: spec.scales[1] })
             }
@@ -137,15 +138,10 @@ impl Layer {
 /// A decoder with its weights.
 #[derive(Debug)]
 pub struct Decoder {
-    spec: spec::Decoder,
-    embedding: Weight,
+    ends: Ends,
     /// Rows that are added by position.
     positions: Option<Weight>,
     layers: Vec<Layer>,
-    norm: Norm,
-    /// `lm_head`, unless the embedding serves.
-    head: Option<Linear>,
-    precision: Precision,
     plan: Plan,
     record: Record,
 }
@@ -156,13 +152,13 @@ impl Decoder {
     /// # Errors
     /// For a tensor that is missing, of another shape, or left over.
     pub fn load(spec: spec::Decoder, weights: Weights, mut progress: impl FnMut(usize, usize)) -> Result<Self> {
-        let root = weights.root();
-        let body = root.at("model");
-        let embedding = body.embedding("embed_tokens", [spec.vocab, spec.dim])?;
+        let body = weights.root().at("model");
         let positions = match spec.positions {
             Some(rows) => Some(body.embedding("embed_positions", [rows, spec.dim])?),
             None => None,
         };
+        let ends = Ends::load(spec, &weights)?;
+        let spec = &ends.spec;
         let mut plan = Plan::default();
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (index, layer) in spec.layers.iter().enumerate() {
@@ -172,21 +168,8 @@ impl Decoder {
         if spec.more_layers {
             body.at("layers").ignore_from(spec.layers.len(), "tokens are predicted one at a time");
         }
-        let norm = Norm::load(spec.norm, &body, "norm", spec.dim)?;
-        let own = match spec.head {
-            Head::Tied => false,
-            Head::Own => true,
-            Head::OwnIfPresent => root.at("lm_head").has("weight"),
-        };
-        let head = if own {
-            Some(root.linear("lm_head", [spec.dim, spec.vocab], spec.head_bias)?)
-        } else {
-            root.ignore("lm_head", "the embedding serves as the head");
-            None
-        };
-        let precision = weights.precision();
         let record = weights.finish()?;
-        Ok(Self { spec, embedding, positions, layers, norm, head, precision, plan, record })
+        Ok(Self { ends, positions, layers, plan, record })
     }
 }
 
@@ -196,47 +179,29 @@ impl LanguageModel for Decoder {
     }
 
     fn forward(&self, spans: &mut [Span<'_>]) -> Tensor {
-        let count = spans.iter().map(|s| s.tokens.len()).sum::<usize>();
-        let ids: SmallVec<[u32; 64]> = spans.iter().flat_map(|s| s.tokens.iter().copied()).collect();
-        let positions: SmallVec<[(usize, usize); 8]> =
-            spans.iter().map(|s| (s.state.offset(), s.tokens.len())).collect();
-        let tables: SmallVec<[Tables; 2]> =
-            self.plan.rotations.iter().map(|r| r.tables(positions.iter().copied())).collect();
-        let mut x = self.embedding.take(&Tensor::from_u32(&ids, [count]));
-        if let Some(scale) = self.spec.embed_scale {
-            x = x.scale(scale);
-        }
+        let start = Start::of(&self.plan, spans);
+        let mut x = self.ends.embed(&start);
         if let Some(table) = &self.positions {
             let last = table.shape()[0] - 1;
-            let rows = positions.iter().flat_map(|(first, count)| *first..first + count);
+            let rows = start.positions.iter().flat_map(|(first, count)| *first..first + count);
             let rows: SmallVec<[u32; 64]> = rows.map(|row| row.min(last) as u32).collect();
-            x = x.add(&table.take(&Tensor::from_u32(&rows, [count])));
+            x = x.add(&table.take(&Tensor::from_u32(&rows, [rows.len()])));
         }
         for layer in &self.layers {
-            x = layer.forward(x, &Pass { tables: &tables, positions: &positions }, spans);
+            x = layer.forward(x, &start.pass(), spans);
         }
         for span in spans {
             span.state.advance(span.tokens.len());
         }
-        self.norm.forward(&x)
+        self.ends.norm(&x)
     }
 
     fn logits(&self, hidden: &Tensor) -> Tensor {
-        let mut logits = match &self.head {
-            Some(head) => head.forward(hidden),
-            None => hidden.linear(&self.embedding, self.precision),
-        };
-        if let Some(scale) = self.spec.logit_scale {
-            logits = logits.scale(scale);
-        }
-        match self.spec.logit_softcap {
-            Some(cap) => logits.softcap(cap),
-            None => logits,
-        }
+        self.ends.logits(hidden)
     }
 
     fn spec(&self) -> &spec::Decoder {
-        &self.spec
+        &self.ends.spec
     }
 
     fn record(&self) -> &Record {
@@ -255,10 +220,14 @@ impl LanguageModel for Decoder {
 pub fn load(
     checkpoint: &crate::Checkpoint,
     precision: Precision,
-    progress: impl FnMut(usize, usize),
+    mut progress: impl FnMut(usize, usize),
 ) -> Result<Box<dyn LanguageModel>> {
-    let spec = crate::families::decoder(&checkpoint.config)?;
+    let config = &checkpoint.config;
+    let spec = crate::families::decoder(config)?;
     let weights = Weights::new(checkpoint, spec.renames, spec.transposed, precision)?;
-    let model = Decoder::load(spec, weights, progress).map_err(|e: Error| e.in_checkpoint(checkpoint))?;
-    Ok(Box::new(model))
+    let model = match crate::families::find(config.model_type()).and_then(|family| family.model) {
+        Some(load) => load(config, spec, weights, &mut progress),
+        None => Decoder::load(spec, weights, progress).map(|model| Box::new(model) as Box<dyn LanguageModel>),
+    };
+    model.map_err(|e: Error| e.in_checkpoint(checkpoint))
 }

@@ -7,12 +7,14 @@
 pub mod checkpoint;
 pub mod config;
 pub mod decoder;
+mod ends;
 mod error;
 pub mod families;
 mod linear;
 mod mixer;
 mod mlp;
 mod norm;
+mod per_layer;
 mod rope;
 pub mod spec;
 pub mod state;

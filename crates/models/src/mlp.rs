@@ -76,6 +76,12 @@ fn gated(act: Gate, gate: Tensor, up: Tensor) -> Tensor {
     match act {
         Gate::Act(act) => gate.glu(act, &up),
         Gate::Clamped { limit } => bound(gate.unary(Unary::Silu), Binary::Min, limit).mul(&clip(up, limit)),
+        Gate::Sparse { deviations } => {
+            let centred = gate.clone().binary(Binary::Sub, &gate.reduce(Reduce::Mean));
+            let deviation = centred.clone().unary(Unary::Square).reduce(Reduce::Mean).unary(Unary::Sqrt);
+            let kept = centred.binary(Binary::Sub, &deviation.scale(deviations)).unary(Unary::Relu);
+            kept.glu(Unary::GeluTanh, &up)
+        }
         Gate::ClampedSwish { alpha, limit } => {
             let gate = bound(gate, Binary::Min, limit);
             let swish = gate.clone().scale(alpha).unary(Unary::Sigmoid).mul(&gate);
@@ -100,11 +106,43 @@ pub(crate) enum ExpertsUp {
     Plain(ExpertLinear),
 }
 
+/// Experts without who picks them.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    up: ExpertsUp,
+    down: ExpertLinear,
+    unit: spec::Unit,
+}
+
+impl Pool {
+    pub(crate) fn load(spec: &spec::Experts, w: &Scope<'_>, dim: usize) -> Result<Self> {
+        let (up, down) = w.experts(spec, dim)?;
+        Ok(Self { up, down, unit: spec.unit })
+    }
+
+    /// The sum of the results of the experts `ids [N, active]`, each times its share; `x` as in [`ExpertLinear::forward`].
+    pub(crate) fn forward(&self, x: &Tensor, ids: &Tensor, shares: Tensor) -> Tensor {
+        let hidden = match (&self.up, self.unit) {
+            (ExpertsUp::Plain(up), spec::Unit::Plain(unit)) => up.forward(x, ids).unary(unit.act),
+            (ExpertsUp::Gated { gate, up }, spec::Unit::Gated(unit)) => {
+                gated(unit.act, gate.forward(x, ids), up.forward(x, ids))
+            }
+            (ExpertsUp::Joined { both, turns }, spec::Unit::Gated(unit)) => {
+                let [gate, up] = halves(both.forward(x, ids), *turns);
+                gated(unit.act, gate, up)
+            }
+            _ => unreachable!("what is loaded follows the spec"),
+        };
+        let parts = self.down.forward(&hidden, ids);
+        let [tokens, slots, dim] = [parts.shape()[0], parts.shape()[1], parts.shape()[2]];
+        shares.reshape([tokens, 1, slots]).matmul(&parts, false).reshape([tokens, dim])
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Experts {
     router: Router,
-    up: ExpertsUp,
-    down: ExpertLinear,
+    pool: Pool,
     shared: Option<Unit>,
     shared_gate: Option<Linear>,
     spec: spec::Experts,
@@ -112,7 +150,6 @@ pub(crate) struct Experts {
 
 impl Experts {
     fn load(spec: &spec::Experts, w: &Scope<'_>, dim: usize) -> Result<Self> {
-        let (up, down) = w.experts(spec, dim)?;
         let (mut shared, mut shared_gate) = (None, None);
         if let Some(spec) = &spec.shared {
             shared = Some(Unit::load(&spec.unit, &w.at("shared_expert"), dim)?);
@@ -120,7 +157,8 @@ impl Experts {
                 shared_gate = Some(w.linear("shared_expert_gate", [dim, 1], false)?);
             }
         }
-        Ok(Self { router: Router::load(spec, w, dim)?, up, down, shared, shared_gate, spec: *spec })
+        let (router, pool) = (Router::load(spec, w, dim)?, Pool::load(spec, w, dim)?);
+        Ok(Self { router, pool, shared, shared_gate, spec: *spec })
     }
 
     fn forward(&self, x: &Tensor) -> Tensor {
@@ -131,21 +169,7 @@ impl Experts {
             seen = x.clone().reshape([tokens, 1, dim]).mul(&shares.reshape([tokens, slots, 1]));
             shares = Tensor::from_f32(&vec![1.0; tokens * slots], [tokens, slots]);
         }
-        let seen = &seen;
-        let hidden = match (&self.up, self.spec.unit) {
-            (ExpertsUp::Plain(up), spec::Unit::Plain(unit)) => up.forward(seen, &ids).unary(unit.act),
-            (ExpertsUp::Gated { gate, up }, spec::Unit::Gated(unit)) => {
-                gated(unit.act, gate.forward(seen, &ids), up.forward(seen, &ids))
-            }
-            (ExpertsUp::Joined { both, turns }, spec::Unit::Gated(unit)) => {
-                let [gate, up] = halves(both.forward(seen, &ids), *turns);
-                gated(unit.act, gate, up)
-            }
-            _ => unreachable!("what is loaded follows the spec"),
-        };
-        let parts = self.down.forward(&hidden, &ids);
-        let [tokens, slots, dim] = [parts.shape()[0], parts.shape()[1], parts.shape()[2]];
-        let y = shares.reshape([tokens, 1, slots]).matmul(&parts, false).reshape([tokens, dim]);
+        let y = self.pool.forward(&seen, &ids, shares);
         let Some(shared) = &self.shared else { return y };
         let z = shared.forward(x);
         y.add(&match &self.shared_gate {

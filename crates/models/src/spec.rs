@@ -95,6 +95,10 @@ pub struct Attention {
     pub out_bias: bool,
     /// Norms of queries and keys: `q_norm`, `k_norm`.
     pub qk_norm: Option<QkNorm>,
+    /// The norm of each value head, without weights.
+    pub v_norm: Option<Norm>,
+    /// The earlier layer whose keys and values serve, counted among the layers with attention.
+    pub keys_of: Option<usize>,
     /// Rotary positions; none for layers without positions.
     pub rope: Option<Rope>,
     /// Queries that grow with their position.
@@ -120,6 +124,8 @@ pub enum HeadGate {
     Head,
     /// `sigmoid(gate_proj(x))`, one number each.
     Each,
+    /// `sigmoid` of what `q_proj` gives after each head's query, one number each.
+    Query,
 }
 
 /// Norms of queries and keys.
@@ -194,6 +200,8 @@ pub enum Projection {
     Joined,
     /// Of each key head after one another: its queries, its key, its value, in `qkv_proj`.
     Grouped,
+    /// `q_proj`, and `k_proj` for keys and values both.
+    KeysAsValues,
 }
 
 /// How a layer's halves join the residual stream.
@@ -316,6 +324,13 @@ pub enum RopeScaling {
         beta_slow: f32,
         /// Multiplies queries and keys.
         mscale: f32,
+    },
+    /// Of all pairs of a head the first alone turn: "proportional".
+    Proportional {
+        /// Numbers that turn.
+        rotated: usize,
+        /// Stretch.
+        factor: f32,
     },
     /// A divisor per frequency: "longrope", "su".
     PerFrequency {

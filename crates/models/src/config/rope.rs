@@ -33,7 +33,7 @@ impl RopeScaling {
                 high_freq_factor: number("high_freq_factor").unwrap_or(4.0),
                 context: number("original_max_position_embeddings").unwrap_or(8192.0),
             },
-            "yarn" | "deepseek_yarn" | "telechat3-yarn" => {
+            name if name.ends_with("yarn") => {
                 let factor = need("factor")?;
                 let stretch = |mscale: f32| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
                 if base <= 1.0 {
@@ -46,6 +46,15 @@ impl RopeScaling {
                     beta_slow: number("beta_slow").unwrap_or(1.0),
                     mscale: stretch(number("mscale").unwrap_or(1.0)) / stretch(number("mscale_all_dim").unwrap_or(0.0)),
                 }
+            }
+            "proportional" => {
+                let part = number("partial_rotary_factor").unwrap_or(1.0);
+                let factor = number("factor").unwrap_or(1.0);
+                let rotated = (dims as f32 * part) as usize;
+                if rotated > dims || factor <= 0.0 {
+                    return Err(Error::invalid(format!("config.json: {rotated} of {dims} numbers cannot be rotated")));
+                }
+                RopeScaling::Proportional { rotated, factor }
             }
             "longrope" | "su" => Self::longrope(value, common, dims)?,
             other => return Err(Error::unsupported(format!("config.json: rope scaling `{other}` is not supported"))),

@@ -2,6 +2,7 @@
 
 use mlxengine_tensor::Unary;
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::spec::{Attention, Decoder, Gated, Head, Layer, Norm, Residual, Rope, RopeScaling};
 use crate::{Config, Result};
@@ -14,6 +15,11 @@ struct Windows {
 }
 
 pub(super) fn decoder(config: &Config) -> Result<Decoder> {
+    let config = config.defaults(json!({
+        "hidden_size": 1152, "num_hidden_layers": 26, "intermediate_size": 6912, "num_attention_heads": 4,
+        "head_dim": 256, "rms_norm_eps": 1e-6, "vocab_size": 262_144, "num_key_value_heads": 1,
+        "max_position_embeddings": 32768
+    }));
     let (c, windows): (_, Windows) = (config.common()?, config.read()?);
     let norm = Norm { offset: 1.0, ..c.norm() };
     let global = c.rope(1_000_000.0)?;

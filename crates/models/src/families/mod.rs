@@ -1,11 +1,15 @@
 //! The families: one small file each, which reads `config.json` into a [`Decoder`] value.
 
+use crate::decoder::LanguageModel;
 use crate::spec::Decoder;
+use crate::weights::Weights;
 use crate::{Config, Error, Result};
 
+mod afmoe;
 mod bailing_moe;
 mod cohere;
 mod cohere2;
+mod deepseek;
 mod dots1;
 mod ernie4_5;
 mod ernie4_5_moe;
@@ -14,42 +18,59 @@ mod exaone4;
 mod exaone_moe;
 mod gemma;
 mod gemma2;
+mod gemma3;
 mod gemma3_text;
+mod gemma3n;
+mod gemma4;
 mod glm;
 mod glm4;
 mod glm4_moe;
 mod gpt2;
+mod gpt_bigcode;
+mod gpt_neox;
 mod gpt_oss;
+mod gptj;
 mod granite;
 mod helium;
+mod hunyuan;
 mod hunyuan_v1_dense;
 mod internlm2;
 mod internlm3;
 mod lfm2;
 mod llama;
 mod llama4;
+mod llama4_text;
+mod mellum;
 mod mimo;
 mod mimo_v2_flash;
 mod minicpm;
+mod minimax;
 mod ministral3;
 mod mistral3;
 mod mixtral;
 mod nemotron;
+mod nemotron_nas;
 mod olmo2;
 mod olmo3;
 mod olmoe;
+mod openelm;
 mod phi;
 mod phi3;
+mod qwen;
 mod qwen2;
 mod qwen2_moe;
+mod qwen2_vl;
 mod qwen3;
 mod qwen3_moe;
 mod qwen3_vl;
+mod qwen3_vl_moe;
 mod seed_oss;
 mod smollm3;
+mod solar_open;
 mod stablelm;
 mod starcoder2;
 mod step3p5;
+mod telechat3;
 
 /// A family of models.
 pub struct Family {
@@ -58,58 +79,98 @@ pub struct Family {
     /// The `model_type`s that it reads.
     pub model_types: &'static [&'static str],
     decoder: fn(&Config) -> Result<Decoder>,
+    /// How the weights become a model, where the layers' description does not say it all.
+    pub(crate) model: Option<Loader>,
+}
+
+/// Makes a model of a configuration, its description and the weights, and tells of each layer as `(done, all)`.
+pub(crate) type Loader = fn(&Config, Decoder, Weights, &mut dyn FnMut(usize, usize)) -> Result<Box<dyn LanguageModel>>;
+
+impl Family {
+    /// A family of the generic decoder, read from `model_type`s.
+    const fn new(
+        name: &'static str,
+        model_types: &'static [&'static str],
+        decoder: fn(&Config) -> Result<Decoder>,
+    ) -> Self {
+        Family { name, model_types, decoder, model: None }
+    }
+
+    /// The same with a model of its own.
+    const fn of(self, model: Loader) -> Self {
+        Family { model: Some(model), ..self }
+    }
 }
 
 /// Every family that is known.
 pub const FAMILIES: &[Family] = &[
-    Family { name: "bailing_moe", model_types: &["bailing_moe"], decoder: bailing_moe::decoder },
-    Family { name: "cohere", model_types: &["cohere"], decoder: cohere::decoder },
-    Family { name: "cohere2", model_types: &["cohere2"], decoder: cohere2::decoder },
-    Family { name: "dots1", model_types: &["dots1"], decoder: dots1::decoder },
-    Family { name: "ernie4_5", model_types: &["ernie4_5"], decoder: ernie4_5::decoder },
-    Family { name: "ernie4_5_moe", model_types: &["ernie4_5_moe"], decoder: ernie4_5_moe::decoder },
-    Family { name: "exaone", model_types: &["exaone"], decoder: exaone::decoder },
-    Family { name: "exaone4", model_types: &["exaone4"], decoder: exaone4::decoder },
-    Family { name: "exaone_moe", model_types: &["exaone_moe"], decoder: exaone_moe::decoder },
-    Family { name: "gemma", model_types: &["gemma"], decoder: gemma::decoder },
-    Family { name: "gemma2", model_types: &["gemma2"], decoder: gemma2::decoder },
-    Family { name: "gemma3_text", model_types: &["gemma3_text"], decoder: gemma3_text::decoder },
-    Family { name: "glm", model_types: &["glm"], decoder: glm::decoder },
-    Family { name: "glm4", model_types: &["glm4"], decoder: glm4::decoder },
-    Family { name: "glm4_moe", model_types: &["glm4_moe"], decoder: glm4_moe::decoder },
-    Family { name: "gpt2", model_types: &["gpt2"], decoder: gpt2::decoder },
-    Family { name: "gpt_oss", model_types: &["gpt_oss"], decoder: gpt_oss::decoder },
-    Family { name: "granite", model_types: &["granite"], decoder: granite::decoder },
-    Family { name: "granitemoe", model_types: &["granitemoe"], decoder: granite::mixture },
-    Family { name: "helium", model_types: &["helium"], decoder: helium::decoder },
-    Family { name: "hunyuan_v1_dense", model_types: &["hunyuan_v1_dense"], decoder: hunyuan_v1_dense::decoder },
-    Family { name: "internlm2", model_types: &["internlm2"], decoder: internlm2::decoder },
-    Family { name: "internlm3", model_types: &["internlm3"], decoder: internlm3::decoder },
-    Family { name: "lfm2", model_types: &["lfm2"], decoder: lfm2::decoder },
-    Family { name: "llama", model_types: &["llama", "mistral", "iquestcoder"], decoder: llama::decoder },
-    Family { name: "llama4", model_types: &["llama4"], decoder: llama4::decoder },
-    Family { name: "mimo", model_types: &["mimo"], decoder: mimo::decoder },
-    Family { name: "mimo_v2_flash", model_types: &["mimo_v2_flash"], decoder: mimo_v2_flash::decoder },
-    Family { name: "minicpm", model_types: &["minicpm"], decoder: minicpm::decoder },
-    Family { name: "ministral3", model_types: &["ministral3"], decoder: ministral3::decoder },
-    Family { name: "mistral3", model_types: &["mistral3", "llava", "pixtral"], decoder: mistral3::decoder },
-    Family { name: "mixtral", model_types: &["mixtral"], decoder: mixtral::decoder },
-    Family { name: "nemotron", model_types: &["nemotron"], decoder: nemotron::decoder },
-    Family { name: "olmo2", model_types: &["olmo2"], decoder: olmo2::decoder },
-    Family { name: "olmo3", model_types: &["olmo3"], decoder: olmo3::decoder },
-    Family { name: "olmoe", model_types: &["olmoe"], decoder: olmoe::decoder },
-    Family { name: "phi", model_types: &["phi"], decoder: phi::decoder },
-    Family { name: "phi3", model_types: &["phi3"], decoder: phi3::decoder },
-    Family { name: "qwen2", model_types: &["qwen2"], decoder: qwen2::decoder },
-    Family { name: "qwen2_moe", model_types: &["qwen2_moe"], decoder: qwen2_moe::decoder },
-    Family { name: "qwen3", model_types: &["qwen3"], decoder: qwen3::decoder },
-    Family { name: "qwen3_moe", model_types: &["qwen3_moe"], decoder: qwen3_moe::decoder },
-    Family { name: "qwen3_vl", model_types: &["qwen3_vl"], decoder: qwen3_vl::decoder },
-    Family { name: "seed_oss", model_types: &["seed_oss"], decoder: seed_oss::decoder },
-    Family { name: "smollm3", model_types: &["smollm3"], decoder: smollm3::decoder },
-    Family { name: "stablelm", model_types: &["stablelm"], decoder: stablelm::decoder },
-    Family { name: "starcoder2", model_types: &["starcoder2"], decoder: starcoder2::decoder },
-    Family { name: "step3p5", model_types: &["step3p5"], decoder: step3p5::decoder },
+    Family::new("afmoe", &["afmoe"], afmoe::decoder),
+    Family::new("bailing_moe", &["bailing_moe"], bailing_moe::decoder),
+    Family::new("cohere", &["cohere"], cohere::decoder),
+    Family::new("cohere2", &["cohere2"], cohere2::decoder),
+    Family::new("deepseek", &["deepseek"], deepseek::decoder),
+    Family::new("dots1", &["dots1"], dots1::decoder),
+    Family::new("ernie4_5", &["ernie4_5"], ernie4_5::decoder),
+    Family::new("ernie4_5_moe", &["ernie4_5_moe"], ernie4_5_moe::decoder),
+    Family::new("exaone", &["exaone"], exaone::decoder),
+    Family::new("exaone4", &["exaone4"], exaone4::decoder),
+    Family::new("exaone_moe", &["exaone_moe"], exaone_moe::decoder),
+    Family::new("gemma", &["gemma"], gemma::decoder),
+    Family::new("gemma2", &["gemma2"], gemma2::decoder),
+    Family::new("gemma3", &["gemma3"], gemma3::decoder),
+    Family::new("gemma3_text", &["gemma3_text"], gemma3_text::decoder),
+    Family::new("gemma3n", &["gemma3n"], gemma3n::decoder).of(gemma3n::load),
+    Family::new("gemma4", &["gemma4", "gemma4_text", "gemma4_unified"], gemma4::decoder).of(gemma4::load),
+    Family::new("glm", &["glm"], glm::decoder),
+    Family::new("glm4", &["glm4"], glm4::decoder),
+    Family::new("glm4_moe", &["glm4_moe"], glm4_moe::decoder),
+    Family::new("gpt2", &["gpt2"], gpt2::decoder),
+    Family::new("gpt_bigcode", &["gpt_bigcode"], gpt_bigcode::decoder),
+    Family::new("gpt_neox", &["gpt_neox"], gpt_neox::decoder),
+    Family::new("gpt_oss", &["gpt_oss"], gpt_oss::decoder),
+    Family::new("gptj", &["gptj"], gptj::decoder),
+    Family::new("granite", &["granite"], granite::decoder),
+    Family::new("granitemoe", &["granitemoe"], granite::mixture),
+    Family::new("helium", &["helium"], helium::decoder),
+    Family::new("hunyuan", &["hunyuan"], hunyuan::decoder),
+    Family::new("hunyuan_v1_dense", &["hunyuan_v1_dense"], hunyuan_v1_dense::decoder),
+    Family::new("internlm2", &["internlm2"], internlm2::decoder),
+    Family::new("internlm3", &["internlm3"], internlm3::decoder),
+    Family::new("lfm2", &["lfm2"], lfm2::decoder),
+    Family::new("llama", &["llama", "mistral", "iquestcoder"], llama::decoder),
+    Family::new("llama4", &["llama4"], llama4::decoder),
+    Family::new("llama4_text", &["llama4_text"], llama4_text::decoder),
+    Family::new("mellum", &["mellum"], mellum::decoder),
+    Family::new("mimo", &["mimo"], mimo::decoder),
+    Family::new("mimo_v2_flash", &["mimo_v2_flash"], mimo_v2_flash::decoder),
+    Family::new("minicpm", &["minicpm"], minicpm::decoder),
+    Family::new("minimax", &["minimax", "minimax_m2"], minimax::decoder),
+    Family::new("ministral3", &["ministral3"], ministral3::decoder),
+    Family::new("mistral3", &["mistral3", "llava", "pixtral"], mistral3::decoder),
+    Family::new("mixtral", &["mixtral"], mixtral::decoder),
+    Family::new("nemotron", &["nemotron"], nemotron::decoder),
+    Family::new("nemotron_nas", &["nemotron-nas"], nemotron_nas::decoder),
+    Family::new("olmo2", &["olmo2"], olmo2::decoder),
+    Family::new("olmo3", &["olmo3"], olmo3::decoder),
+    Family::new("olmoe", &["olmoe"], olmoe::decoder),
+    Family::new("openelm", &["openelm"], openelm::decoder),
+    Family::new("phi", &["phi"], phi::decoder),
+    Family::new("phi3", &["phi3"], phi3::decoder),
+    Family::new("qwen", &["qwen"], qwen::decoder),
+    Family::new("qwen2", &["qwen2"], qwen2::decoder),
+    Family::new("qwen2_moe", &["qwen2_moe"], qwen2_moe::decoder),
+    Family::new("qwen2_vl", &["qwen2_vl", "qwen2_5_vl"], qwen2_vl::decoder),
+    Family::new("qwen3", &["qwen3"], qwen3::decoder),
+    Family::new("qwen3_moe", &["qwen3_moe"], qwen3_moe::decoder),
+    Family::new("qwen3_vl", &["qwen3_vl"], qwen3_vl::decoder),
+    Family::new("qwen3_vl_moe", &["qwen3_vl_moe"], qwen3_vl_moe::decoder),
+    Family::new("seed_oss", &["seed_oss"], seed_oss::decoder),
+    Family::new("smollm3", &["smollm3"], smollm3::decoder),
+    Family::new("solar_open", &["solar_open"], solar_open::decoder),
+    Family::new("stablelm", &["stablelm"], stablelm::decoder),
+    Family::new("starcoder2", &["starcoder2"], starcoder2::decoder),
+    Family::new("step3p5", &["step3p5"], step3p5::decoder),
+    Family::new("telechat3", &["telechat3"], telechat3::decoder),
 ];
 
 /// The family that reads a `model_type`.

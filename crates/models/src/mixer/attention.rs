@@ -15,7 +15,8 @@ use crate::weights::Scope;
 pub(crate) struct Attention {
     input: Input,
     o: Linear,
-    qk_norm: Option<(QkNorm, [Norm; 2])>,
+    qk_norm: Option<(QkNorm, [Option<Norm>; 2])>,
+    v_norm: Option<Norm>,
     sinks: Option<Tensor>,
     gate: Option<Linear>,
     /// Index of the rotation in the model's list.
@@ -29,17 +30,36 @@ pub(crate) struct Attention {
 #[derive(Debug)]
 enum Input {
     Each(Box<[Linear; 3]>),
+    /// Queries, and what is both keys and values.
+    Two(Box<[Linear; 2]>),
     Grouped(Box<Linear>),
+    /// Queries alone.
+    Queries(Box<Linear>),
+}
+
+/// What attention computes on, each `[N, heads, size]`.
+struct Inputs {
+    q: Tensor,
+    /// Keys and values, unless those of an earlier layer serve.
+    kv: Option<[Tensor; 2]>,
+    /// What came with the queries.
+    gate: Option<Tensor>,
 }
 
 impl Attention {
     pub(crate) fn load(spec: &spec::Attention, w: &Scope<'_>, dim: usize, plan: &mut Plan) -> Result<Self> {
         let (heads, kv_heads) = (spec.heads, spec.kv_heads);
+        let asked = if spec.gate == Some(HeadGate::Query) { 2 } else { 1 };
         let sizes @ [queries, keys, values] =
-            [heads * spec.head_dim, kv_heads * spec.head_dim, kv_heads * spec.value_dim];
+            [asked * heads * spec.head_dim, kv_heads * spec.head_dim, kv_heads * spec.value_dim];
+        let query = || w.linear("q_proj", [dim, queries], spec.qkv_bias);
         let input = match spec.projection {
+            _ if spec.keys_of.is_some() => Input::Queries(Box::new(query()?)),
+            Projection::KeysAsValues => {
+                Input::Two(Box::new([query()?, w.linear("k_proj", [dim, keys], spec.qkv_bias)?]))
+            }
             Projection::Separate => Input::Each(Box::new([
-                w.linear("q_proj", [dim, queries], spec.qkv_bias)?,
+                query()?,
                 w.linear("k_proj", [dim, keys], spec.qkv_bias)?,
                 w.linear("v_proj", [dim, values], spec.qkv_bias)?,
             ])),
@@ -55,23 +75,33 @@ impl Attention {
             QkSpan::Projection => Norm::load(n.norm, w, name, heads * spec.head_dim),
         };
         let qk_norm = match spec.qk_norm {
-            Some(n) => Some((n, [norm(n, "q_norm", heads)?, norm(n, "k_norm", kv_heads)?])),
+            Some(n) if spec.keys_of.is_some() => Some((n, [Some(norm(n, "q_norm", heads)?), None])),
+            Some(n) => Some((n, [Some(norm(n, "q_norm", heads)?), Some(norm(n, "k_norm", kv_heads)?)])),
             None => None,
         };
         let gate = match spec.gate {
             Some(HeadGate::Head) => Some(w.linear("g_proj", [dim, heads], false)?),
             Some(HeadGate::Each) => Some(w.linear("gate_proj", [dim, heads * spec.value_dim], false)?),
-            None => None,
+            Some(HeadGate::Query) | None => None,
         };
+        let v_norm = spec.v_norm.map(|n| Norm::load(n.bare(), w, "v_norm", spec.value_dim)).transpose()?;
         let shape = KvShape { heads: kv_heads, key_dim: spec.head_dim, value_dim: Some(spec.value_dim) };
         Ok(Self {
             input,
             o: w.linear("o_proj", [heads * spec.value_dim, dim], spec.out_bias)?,
             qk_norm,
+            v_norm,
             sinks: if spec.sinks { Some(w.vector("sinks", heads)?) } else { None },
             gate,
             rotation: spec.rope.as_ref().map(|rope| plan.rotation(rope)),
-            slot: plan.slot(SlotSpec::Kv { shape, window: spec.window }),
+            slot: match spec.keys_of {
+                Some(layer) => {
+                    let reason = "the keys and values of an earlier layer serve";
+                    ["k_proj", "v_proj", "k_norm"].iter().for_each(|part| w.ignore(part, reason));
+                    plan.shared(layer)
+                }
+                None => plan.kept(SlotSpec::Kv { shape, window: spec.window }),
+            },
             spec: spec.clone(),
         })
     }
@@ -79,66 +109,92 @@ impl Attention {
     /// `x [N, dim] -> [N, dim]`, where the rows are those of the spans one after another.
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass<'_>, spans: &mut [Span<'_>]) -> Tensor {
         let rows = x.shape()[0];
-        let [q, k, v] = self.inputs(x, pass);
+        let Inputs { q, kv, gate } = self.inputs(x, pass);
         let mut start = 0;
         let attended: Tensors = spans
             .iter_mut()
             .map(|span| {
                 let count = span.tokens.len();
-                let [q, k, v] = [&q, &k, &v].map(|t| t.clone().slice(0, start, count));
-                start += count;
+                let part = |t: &Tensor| t.clone().slice(0, start, count);
                 let first = span.state.offset();
-                let view = span.state.kv(self.slot).extend(&k, &v);
+                let cache = span.state.kv(self.slot);
+                let view = match &kv {
+                    Some([k, v]) => cache.extend(&part(k), &part(v)),
+                    None => cache.view(),
+                };
+                let q = part(&q);
+                start += count;
                 self.attend(&q, view, first)
             })
             .collect();
         let mut y = Tensor::concat(attended, 0);
-        if let Some(gate) = &self.gate {
-            let gate = gate.forward(x).unary(Unary::Sigmoid);
-            let each = gate.shape().last() / self.spec.heads;
-            y = y.mul(&gate.reshape([rows, self.spec.heads, each]));
+        if let Some(gate) = gate.or_else(|| self.gate.as_ref().map(|gate| gate.forward(x))) {
+            let each = gate.shape().elements() / (rows * self.spec.heads);
+            y = y.mul(&gate.reshape([rows, self.spec.heads, each]).unary(Unary::Sigmoid));
         }
         self.o.forward(&y.reshape([rows, self.spec.heads * self.spec.value_dim]))
     }
 
-    /// Queries, keys and values `[N, heads, size]`, normed and turned.
-    fn inputs(&self, x: &Tensor, pass: &Pass<'_>) -> [Tensor; 3] {
+    fn inputs(&self, x: &Tensor, pass: &Pass<'_>) -> Inputs {
         let spec = &self.spec;
         let rows = x.shape()[0];
-        let [q, k, v] = match &self.input {
-            Input::Each(linears) => linears.each_ref().map(|linear| linear.forward(x)),
+        let (mut q, kv) = match &self.input {
+            Input::Each(linears) => {
+                let [q, k, v] = linears.each_ref().map(|linear| linear.forward(x));
+                (q, Some([k, v]))
+            }
+            Input::Two(linears) => {
+                let [q, k] = linears.each_ref().map(|linear| linear.forward(x));
+                (q, Some([k.clone(), k]))
+            }
             Input::Grouped(linear) => {
                 let group = spec.heads / spec.kv_heads;
                 let all = linear.forward(x).reshape([rows, spec.kv_heads, group + 2, spec.head_dim]);
-                [(0, group), (group, 1), (group + 1, 1)].map(|(start, count)| all.clone().slice(2, start, count))
+                let [q, k, v] =
+                    [(0, group), (group, 1), (group + 1, 1)].map(|(start, count)| all.clone().slice(2, start, count));
+                (q, Some([k, v]))
             }
+            Input::Queries(linear) => (linear.forward(x), None),
         };
-        let [mut q, mut k] = [(q, spec.heads, 0), (k, spec.kv_heads, 1)].map(|(y, count, which)| {
-            let y = match &self.qk_norm {
-                Some((n, norms)) if n.span == QkSpan::Projection => {
-                    norms[which].forward(&y.reshape([rows, count * spec.head_dim]))
-                }
-                _ => y,
-            };
-            y.reshape([rows, count, spec.head_dim])
-        });
-        let normed = |after: bool, [q, k]: [Tensor; 2]| match &self.qk_norm {
-            Some((n, [q_norm, k_norm])) if n.turned == after && n.span != QkSpan::Projection => {
-                [q_norm.forward(&q), k_norm.forward(&k)]
-            }
-            _ => [q, k],
-        };
-        [q, k] = normed(false, [q, k]);
-        if let Some(rotation) = self.rotation {
-            let (cos, sin) = &pass.tables[rotation];
-            let traditional = spec.rope.as_ref().is_some_and(|r| r.traditional);
-            (q, k) = (q.rope(cos, sin, traditional), k.rope(cos, sin, traditional));
+        let mut gate = None;
+        if spec.gate == Some(HeadGate::Query) {
+            let both = q.reshape([rows, spec.heads, 2 * spec.head_dim]);
+            gate = Some(both.clone().slice(2, spec.head_dim, spec.head_dim));
+            q = both.slice(2, 0, spec.head_dim);
         }
-        [q, k] = normed(true, [q, k]);
+        let mut q = self.turned(q, 0, pass);
         if let Some(temperature) = spec.temperature {
             q = q.mul(&factors(temperature, pass.positions, rows));
         }
-        [q, k, v.reshape([rows, spec.kv_heads, spec.value_dim])]
+        let kv = kv.map(|[k, v]| {
+            let v = v.reshape([rows, spec.kv_heads, spec.value_dim]);
+            [self.turned(k, 1, pass), self.v_norm.as_ref().map_or(v.clone(), |norm| norm.forward(&v))]
+        });
+        Inputs { q, kv, gate }
+    }
+
+    /// Queries (`which` 0) or keys (1) `[N, heads, size]`, normed and turned.
+    fn turned(&self, y: Tensor, which: usize, pass: &Pass<'_>) -> Tensor {
+        let rows = y.shape()[0];
+        let (size, count) = (self.spec.head_dim, [self.spec.heads, self.spec.kv_heads][which]);
+        let norm = self.qk_norm.as_ref().and_then(|(spec, norms)| Some((spec, norms[which].as_ref()?)));
+        let mut y = match norm {
+            Some((n, norm)) if n.span == QkSpan::Projection => norm.forward(&y.reshape([rows, count * size])),
+            _ => y,
+        };
+        y = y.reshape([rows, count, size]);
+        let head = norm.filter(|(n, _)| n.span != QkSpan::Projection);
+        if let Some((_, norm)) = head.filter(|(n, _)| !n.turned) {
+            y = norm.forward(&y);
+        }
+        if let Some(rotation) = self.rotation {
+            let (cos, sin) = &pass.tables[rotation];
+            y = y.rope(cos, sin, self.spec.rope.as_ref().is_some_and(|r| r.traditional));
+        }
+        match head.filter(|(n, _)| n.turned) {
+            Some((_, norm)) => norm.forward(&y),
+            None => y,
+        }
     }
 
     /// Attention of a span whose first position is `first`.

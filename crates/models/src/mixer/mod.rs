@@ -30,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) rotations: Vec<Rotation>,
     /// What a state has to keep.
     pub(crate) slots: Vec<SlotSpec>,
+    /// Of each layer with attention, where its keys and values lie.
+    pub(crate) keys: Vec<usize>,
 }
 
 impl Plan {
@@ -39,6 +41,20 @@ impl Plan {
             self.rotations.push(Rotation::new(rope));
             self.rotations.len() - 1
         })
+    }
+
+    /// A new slot of a layer with attention.
+    pub(crate) fn kept(&mut self, spec: SlotSpec) -> usize {
+        let slot = self.slot(spec);
+        self.keys.push(slot);
+        slot
+    }
+
+    /// The slot of an earlier layer with attention, once more.
+    pub(crate) fn shared(&mut self, layer: usize) -> usize {
+        let slot = self.keys[layer];
+        self.keys.push(slot);
+        slot
     }
 
     /// A new slot.

@@ -57,6 +57,11 @@ pub enum Gate {
         /// Largest magnitude.
         limit: f32,
     },
+    /// `gelu(max(gate - cut, 0)) * up`, by tanh, where the cut lies this many deviations above the mean of the gate.
+    Sparse {
+        /// How many.
+        deviations: f32,
+    },
     /// `g * sigmoid(alpha * g) * (clip(up, limit) + 1)`, where `g = min(gate, limit)`.
     ClampedSwish {
         /// Steepness of the sigmoid.
@@ -64,6 +69,39 @@ pub enum Gate {
         /// Largest magnitude.
         limit: f32,
     },
+}
+
+/// How many deviations above its mean a normally distributed number is with probability `1 - p`.
+fn deviations(p: f64) -> f32 {
+    // Bisection on the distribution function, whose error function is summed up as a series of its derivative.
+    let erf = |x: f64| {
+        let terms = (0..200).scan(x, |power, n| {
+            let term = *power / (2 * n + 1) as f64;
+            *power *= -x * x / (n + 1) as f64;
+            Some(term)
+        });
+        terms.sum::<f64>() * std::f64::consts::FRAC_2_SQRT_PI
+    };
+    let (mut low, mut high) = (-4.0, 4.0);
+    for _ in 0..80 {
+        let middle = (low + high) / 2.0;
+        *(if erf(middle) < 2.0 * p - 1.0 { &mut low } else { &mut high }) = middle;
+    }
+    (low * std::f64::consts::SQRT_2) as f32
+}
+
+impl Gate {
+    /// GELU of about the largest of its inputs, all but the part `sparsity` of them; of all if that is 0.
+    ///
+    /// # Errors
+    /// For a part that is none.
+    pub fn sparse(sparsity: f64) -> Result<Self> {
+        match sparsity {
+            p if p > 0.0 && p < 1.0 => Ok(Gate::Sparse { deviations: deviations(p) }),
+            p if p <= 0.0 => Ok(Unary::GeluTanh.into()),
+            p => Err(Error::invalid(format!("config.json: an activation sparsity of {p}"))),
+        }
+    }
 }
 
 impl From<Unary> for Gate {

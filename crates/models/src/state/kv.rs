@@ -97,11 +97,16 @@ impl KvCache {
             write(buffers, end, parts(rows, format));
         }
         self.end += count;
+        self.view()
+    }
+
+    /// What the queries of the pass that has just extended this see.
+    pub(crate) fn view(&self) -> View {
         let live =
             |buffers: &Tensors| buffers.iter().map(|b| b.clone().slice(0, self.start, self.end - self.start)).collect();
         View {
             keys: live(&self.keys),
-            values: live(if v.is_some() { &self.values } else { &self.keys }),
+            values: live(if self.shape.value_dim.is_some() { &self.values } else { &self.keys }),
             format: self.format,
             window: self.bound.map(|b| b.size),
         }
