@@ -449,7 +449,7 @@ impl Common {
             vocab: self.vocab_size,
             dim: self.hidden_size,
             embed_scale: None,
-            layers: (0..self.num_hidden_layers).map(layer).collect::<Result<_>>()?,
+            layers: (0..self.num_hidden_layers).map(layer).map(|l| l.and_then(checked)).collect::<Result<_>>()?,
             norm: self.norm(),
             positions: None,
             head_bias: false,
@@ -461,6 +461,21 @@ impl Common {
             transposed: &[],
             more_layers: false,
         })
+    }
+}
+
+/// A layer whose sizes can be.
+fn checked(layer: Layer) -> Result<Layer> {
+    let mut sizes = Vec::new();
+    if let Some(Mixer::Attention(a)) = &layer.mixer {
+        sizes.extend([a.heads, a.kv_heads, a.head_dim, a.value_dim, a.window.unwrap_or(1)]);
+    }
+    if let Some(Mlp::Dense(unit)) = &layer.mlp {
+        sizes.push(unit.hidden());
+    }
+    match sizes.into_iter().find(|size| *size == 0 || *size > LARGEST_SIZE) {
+        Some(size) => Err(Error::invalid(format!("config.json: a layer with a size of {size}, which no model has"))),
+        None => Ok(layer),
     }
 }
 

@@ -154,6 +154,7 @@ impl Decoder {
     pub fn load(spec: spec::Decoder, weights: Weights, mut progress: impl FnMut(usize, usize)) -> Result<Self> {
         let body = weights.root().at("model");
         let positions = match spec.positions {
+            Some(0) => return Err(Error::invalid("config.json: a table of no positions")),
             Some(rows) => Some(body.embedding("embed_positions", [rows, spec.dim])?),
             None => None,
         };

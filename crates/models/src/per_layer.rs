@@ -2,11 +2,11 @@
 
 use mlxengine_tensor::{Tensor, Unary, Weight};
 
-use crate::Result;
 use crate::linear::Linear;
 use crate::norm::Norm;
 use crate::spec;
 use crate::weights::Scope;
+use crate::{Error, Result};
 
 /// Sizes of the embeddings for each layer.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,9 @@ pub(crate) struct PerLayerInputs {
 
 impl PerLayerInputs {
     pub(crate) fn load(sizes: PerLayer, norm: spec::Norm, w: &Scope<'_>, dim: usize) -> Result<Self> {
+        if sizes.size > 1 << 24 {
+            return Err(Error::invalid(format!("config.json: embeddings of {} numbers for each layer", sizes.size)));
+        }
         let all = sizes.layers * sizes.size;
         Ok(Self {
             sizes,

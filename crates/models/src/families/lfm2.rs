@@ -23,7 +23,7 @@ impl Keys {
             return size;
         }
         let size = (2 * size / 3) as f64 * self.block_ffn_dim_multiplier.unwrap_or(1.0);
-        (size as usize).next_multiple_of(self.block_multiple_of.max(1))
+        (size as usize).checked_next_multiple_of(self.block_multiple_of.max(1)).unwrap_or(usize::MAX)
     }
 }
 

@@ -20,7 +20,7 @@ struct Own {
 /// The multiple of `divisor` next to a size, but not a tenth below it.
 fn divisible(size: f64, divisor: usize) -> usize {
     let near = ((size + divisor as f64 / 2.0) as usize / divisor * divisor).max(divisor);
-    if (near as f64) < 0.9 * size { near + divisor } else { near }
+    if (near as f64) < 0.9 * size { near.saturating_add(divisor) } else { near }
 }
 
 pub(super) fn decoder(config: &Config) -> Result<Decoder> {

@@ -22,6 +22,7 @@ const TOWERS: &[&str] = &[
     "audio_tower",
     "embed_audio",
     "embed_vision",
+    "image_newline",
     "mm_projector",
     "multi_modal_projector",
     "vision_embedder",
@@ -38,6 +39,10 @@ pub(super) fn needless(name: &str) -> Option<&'static str> {
     }
     if part.starts_with("mtp") {
         return Some("tokens are predicted one at a time");
+    }
+    let ranges = ["input_max", "input_min", "output_max", "output_min"];
+    if ranges.iter().any(|range| name.ends_with(range)) {
+        return Some("ranges of activations that nothing here clips");
     }
     if name.contains(".mlp.moe_statics.") {
         return Some("the reference chooses experts without it");
