@@ -10,6 +10,8 @@ BASE = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "rms_norm_eps": 1e-4, "max_position_embeddings": 512, "rope_theta": 10000.0,
 }
+SMALL = {"hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64,
+         "num_key_value_heads": 2, "rms_norm_eps": 1e-4, "max_position_embeddings": 512, "rope_theta": 10000.0}
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 64}
 GEMMA = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -257,4 +259,19 @@ CASES = {
     "gptj": bare("gptj", n_embd=64, n_head=4, n_layer=2, n_positions=128, rotary_dim=8, layer_norm_epsilon=1e-4),
     "deepseek": case("deepseek", unstacked(), moe_intermediate_size=32, n_shared_experts=2, n_routed_experts=8,
                      num_experts_per_tok=2, first_k_dense_replace=1),
+    # Small enough to be part of the repository.
+    "small-sinks": bare("gpt_oss", **SMALL, num_local_experts=4, num_experts_per_tok=2, head_dim=8, sliding_window=16),
+    "small-chunks": {"config": {"model_type": "llama4", "text_config": {**SMALL, "model_type": "llama4_text",
+                     "num_hidden_layers": 4, "attention_bias": False, "attention_chunk_size": 16, "head_dim": 8,
+                     "interleave_moe_layer_step": 2, "intermediate_size_mlp": 24, "num_experts_per_tok": 1,
+                     "num_local_experts": 3, "rope_scaling": None, "use_qk_norm": True, "floor_scale": 16}},
+                     "original": joined_columns(".experts.", ".experts.")},
+    "small-gates": bare("step3p5", step_vanilla, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+                        num_attention_groups=2, head_dim=8, intermediate_size=24, rms_norm_eps=1e-4, sliding_window=16,
+                        attention_other_setting={"num_attention_heads": 6, "num_attention_groups": 2}, vocab_size=64,
+                        layer_types=["full_attention", "sliding_attention"], moe_num_experts=4, moe_top_k=2,
+                        moe_intermediate_size=16, share_expert_dim=24, swiglu_limits=[0, 1.5],
+                        swiglu_limits_shared=[1.5, 0]),
+    "small-positions": bare("gpt2", conv1d, n_ctx=80, n_embd=32, n_head=4, n_layer=2, n_positions=80,
+                            layer_norm_epsilon=1e-4, vocab_size=64),
 }

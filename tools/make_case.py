@@ -121,7 +121,8 @@ def make(out, name, row):
     rng = np.random.default_rng(seed)
     model = build(config)
     weights = randomize(model, seed)
-    prompts = {p: [int(i) for i in rng.integers(0, VOCAB, n)] for p, n in LENGTHS.items()}
+    vocab = config.get("text_config", config).get("vocab_size", VOCAB)
+    prompts = {p: [int(i) for i in rng.integers(0, vocab, n)] for p, n in LENGTHS.items()}
     golden, atol = record(model, weights, prompts, rng)
     spread = float(golden["p2.full"].std())
     manifest = {"kind": "llm", "family": name, "model_dir": "model", "golden": "golden.safetensors", "prompts": prompts,
