@@ -18,6 +18,7 @@ import shutil
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
@@ -56,13 +57,32 @@ def randomize(model, seed):
         return mx.array(value).astype(mx.bfloat16)
 
     weights = [(name, draw(name, value)) for name, value in tree_flatten(model.parameters())]
-    load(model, dict(weights))
+    model.update(tree_unflatten(weights))
     return dict(weights)
 
 
+def quantize(model, bits, group):
+    """Quantizes what mlx-lm would, with the same exceptions."""
+    chosen = getattr(model, "quant_predicate", None) or (lambda path, module: True)
+
+    def predicate(path, module):
+        if not hasattr(module, "to_quantized") or module.weight.shape[-1] % group:
+            return False
+        answer = chosen(path, module)
+        return {"group_size": group, "bits": 8} if isinstance(answer, dict) else answer
+
+    nn.quantize(model, group, bits, class_predicate=predicate)
+    return dict(tree_flatten(model.parameters()))
+
+
+def is_float(value):
+    return mx.issubdtype(value.dtype, mx.floating)
+
+
 def load(model, weights):
-    """Puts weights into a model, as 32-bit floats."""
-    model.update(tree_unflatten([(name, value.astype(mx.float32)) for name, value in weights.items()]))
+    """Puts weights into a model, all floats as 32-bit ones."""
+    wide = [(name, value.astype(mx.float32) if is_float(value) else value) for name, value in weights.items()]
+    model.update(tree_unflatten(wide))
     mx.eval(model.parameters())
 
 
@@ -93,9 +113,10 @@ def record(model, weights, prompts, rng):
             rows = run(model, ids, ways(len(ids))[way])[-4:]
             if np.abs(rows - full[-4:]).max() >= 1e-4:
                 golden[f"{name}.{way}"] = rows
-    shaken = {n: w.astype(mx.float32) * (1 + 2e-7 * mx.array(rng.standard_normal(w.shape).astype(np.float32)))
-              for n, w in weights.items()}
-    load(model, shaken)
+    def shake(value):
+        return value.astype(mx.float32) * (1 + 2e-7 * mx.array(rng.standard_normal(value.shape).astype(np.float32)))
+
+    load(model, {name: shake(value) if is_float(value) else value for name, value in weights.items()})
     for name, ids in prompts.items():
         noise = max(noise, float(np.abs(run(model, ids, [len(ids)])[-KEPT[name] :] - golden[f"{name}.full"]).max()))
     load(model, weights)
@@ -114,13 +135,19 @@ def write(out, name, config, weights, golden, manifest, metadata):
     return {"path": f"models/{name}", "id": name, "kind": "llm"}
 
 
-def make(out, name, row):
+def make(out, name, row, packed=None):
     config = {"vocab_size": VOCAB, **row["config"]} if "text_config" not in row["config"] else row["config"]
     seed = sum(map(ord, name))
     mx.random.seed(seed)
     rng = np.random.default_rng(seed)
     model = build(config)
     weights = randomize(model, seed)
+    if packed:
+        bits, group = packed
+        weights = quantize(model, bits, group)
+        name = f"{name}-{bits}bit-g{group}"
+        config = {**config, "quantization": {"group_size": group, "bits": bits, "mode": "affine"}}
+    load(model, weights)
     vocab = config.get("text_config", config).get("vocab_size", VOCAB)
     prompts = {p: [int(i) for i in rng.integers(0, vocab, n)] for p, n in LENGTHS.items()}
     golden, atol = record(model, weights, prompts, rng)
@@ -129,7 +156,7 @@ def make(out, name, row):
                 "chunk_size": CHUNK, "greedy": {}, "tolerance": {"f32_atol": atol, "f32_rtol": 1e-5}}
     print(f"{name}: logits {spread:.2f}, tolerance {atol:.1e}")
     cases = [write(out, name, config, weights, golden, manifest, {"format": "mlx"})]
-    if original := row.get("original"):
+    if (original := row.get("original")) and not packed:
         stored = original(config, dict(weights))
         back = model.sanitize(dict(stored)) if hasattr(model, "sanitize") else stored
         assert set(back) == set(weights), sorted(set(back) ^ set(weights))[:8]
@@ -143,11 +170,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder of the cases")
     parser.add_argument("names", nargs="*", help="rows of the table [default: all]")
+    parser.add_argument("--bits", type=int, help="quantize the weights")
+    parser.add_argument("--group", type=int, default=32, help="numbers that share a scale [default: 32]")
     arguments = parser.parse_args()
+    packed = (arguments.bits, arguments.group) if arguments.bits else None
     cases = []
     for name in arguments.names or CASES:
         try:
-            cases += make(arguments.out, name, CASES[name])
+            cases += make(arguments.out, name, CASES[name], packed)
         except Exception as error:  # One row that mlx-lm refuses does not stop the others.
             print(f"{name}: {type(error).__name__}: {error}")
     index = arguments.out / "index.json"
