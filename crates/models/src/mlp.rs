@@ -43,6 +43,35 @@ pub(crate) struct Unit {
 enum Up {
     Gated { gate: Linear, up: Linear, act: Gate },
     Plain { up: Linear, act: Unary },
+    Learned { up: Linear, act: Box<Xielu> },
+}
+
+/// `p x² + b x` above 0 and `n (eˣ - 1 - x) + b x` below.
+#[derive(Debug)]
+struct Xielu {
+    p: Tensor,
+    n: Tensor,
+    b: Tensor,
+    /// Largest exponent.
+    eps: Tensor,
+}
+
+impl Xielu {
+    fn load(w: &Scope<'_>) -> Result<Self> {
+        let number = |name: &str| Ok::<_, crate::Error>(w.number(name)?.reshape([1]));
+        let b = number("beta")?;
+        let n = number("alpha_n")?.unary(Unary::Softplus).add(&b);
+        Ok(Self { p: number("alpha_p")?.unary(Unary::Softplus), n, b, eps: number("eps")? })
+    }
+
+    fn forward(&self, x: Tensor) -> Tensor {
+        let below = x.clone().binary(Binary::Less, &Tensor::from_f32(&[0.0], [1]));
+        let grown = x.clone().binary(Binary::Min, &self.eps).unary(Unary::Exp);
+        let one = Tensor::from_f32(&[1.0], [1]);
+        let curved = grown.binary(Binary::Sub, &one).binary(Binary::Sub, &x).mul(&self.n).mul(&below);
+        let square = x.clone().unary(Unary::Relu2).mul(&self.p);
+        x.mul(&self.b).add(&curved).add(&square)
+    }
 }
 
 impl Unit {
@@ -58,6 +87,10 @@ impl Unit {
             spec::Unit::Plain(spec::Plain { hidden, act, bias }) => {
                 (Up::Plain { up: w.linear("up_proj", [dim, hidden], bias)?, act }, hidden, bias)
             }
+            spec::Unit::Learned(spec::Learned { hidden, bias }) => {
+                let act = Box::new(Xielu::load(&w.at("act_fn"))?);
+                (Up::Learned { up: w.linear("up_proj", [dim, hidden], bias)?, act }, hidden, bias)
+            }
         };
         Ok(Self { up, down: w.linear("down_proj", [hidden, dim], bias)? })
     }
@@ -66,6 +99,7 @@ impl Unit {
         self.down.forward(&match &self.up {
             Up::Gated { gate, up, act } => gated(*act, gate.forward(x), up.forward(x)),
             Up::Plain { up, act } => up.forward(x).unary(*act),
+            Up::Learned { up, act } => act.forward(up.forward(x)),
         })
     }
 }
@@ -214,6 +248,9 @@ impl Router {
     fn choose(&self, x: &Tensor) -> (Tensor, Tensor) {
         let logits = self.linear.forward(x);
         let spec = self.spec;
+        if let Scores::Near { distance } = spec.scores {
+            return self.near(logits, distance);
+        }
         let plain = self.correction.is_none() && spec.groups.is_none();
         let (ids, shares) = if plain && spec.normalize && spec.scores == Scores::Softmax {
             // Softmax over all, divided by the sum of the chosen, is softmax over the chosen.
@@ -223,7 +260,7 @@ impl Router {
         } else {
             let scores = match spec.scores {
                 Scores::Softmax => logits.softmax(),
-                Scores::Sigmoid => logits.unary(Unary::Sigmoid),
+                Scores::Sigmoid | Scores::Near { .. } => logits.unary(Unary::Sigmoid),
             };
             let mut rank = scores.clone();
             if let Some(correction) = &self.correction {
@@ -241,6 +278,26 @@ impl Router {
             (ids, shares)
         };
         (ids, if spec.scale == 1.0 { shares } else { shares.scale(spec.scale) })
+    }
+}
+
+impl Router {
+    /// [`Scores::Near`], whatever else the router would do.
+    fn near(&self, logits: Tensor, distance: f32) -> (Tensor, Tensor) {
+        // Far below every logit, and finite so that nothing becomes NaN.
+        const OUT: f32 = -1e30;
+        let (mut left, mut ids, mut shares) = (logits.clone(), Vec::new(), Vec::new());
+        for _ in 0..self.active {
+            let id = left.top_k(1);
+            let best = left.take_along(&id);
+            let larger = logits.clone().unary(Unary::Abs).binary(Binary::Max, &best);
+            let part = logits.clone().unary(Unary::Neg).add(&best).div(&larger);
+            let far = Tensor::from_f32(&[distance], [1]).binary(Binary::Less, &part);
+            shares.push(left.clone().add(&far.scale(OUT)).softmax().take_along(&id));
+            left = left.clone().add(&left.binary(Binary::Equal, &best).scale(OUT));
+            ids.push(id);
+        }
+        (Tensor::concat(ids, 1), Tensor::concat(shares, 1))
     }
 }
 

@@ -5,7 +5,7 @@
 
 mod mlp;
 
-pub use mlp::{Experts, Gate, Gated, Groups, JoinedExperts, Mlp, Plain, Router, Scores, Shared, Unit};
+pub use mlp::{Experts, Gate, Gated, Groups, JoinedExperts, Learned, Mlp, Plain, Router, Scores, Shared, Unit};
 
 /// A whole decoder.
 #[derive(Clone, Debug, PartialEq)]

@@ -329,6 +329,17 @@ impl<'a> Scope<'a> {
         Ok(self.array(name, shape)?.to_f32().expect("floats convert"))
     }
 
+    /// One float, whatever the rank of its array.
+    ///
+    /// # Errors
+    /// If it is missing, several, or none.
+    pub fn number(&self, name: &str) -> Result<Tensor> {
+        let w = self.at(name);
+        let shape = self.weights.tensors.get(&w.path).map(|entry| *entry.tensor.shape());
+        let one = shape.filter(|shape| shape.elements() == 1);
+        Ok(self.floats(name, one.as_deref().unwrap_or(&[1]))?.reshape([1]))
+    }
+
     /// An array of floats as it lies.
     fn array(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let w = self.at(name);

@@ -6,6 +6,7 @@ use crate::weights::Weights;
 use crate::{Config, Error, Result};
 
 mod afmoe;
+mod apertus;
 mod bailing_moe;
 mod cohere;
 mod cohere2;
@@ -56,6 +57,7 @@ mod olmoe;
 mod openelm;
 mod phi;
 mod phi3;
+mod phimoe;
 mod qwen;
 mod qwen2;
 mod qwen2_moe;
@@ -67,6 +69,7 @@ mod qwen3_vl_moe;
 mod seed_oss;
 mod smollm3;
 mod solar_open;
+mod spark2_5;
 mod stablelm;
 mod starcoder2;
 mod step3p5;
@@ -105,6 +108,7 @@ impl Family {
 /// Every family that is known.
 pub const FAMILIES: &[Family] = &[
     Family::new("afmoe", &["afmoe"], afmoe::decoder),
+    Family::new("apertus", &["apertus"], apertus::decoder),
     Family::new("bailing_moe", &["bailing_moe"], bailing_moe::decoder),
     Family::new("cohere", &["cohere"], cohere::decoder),
     Family::new("cohere2", &["cohere2"], cohere2::decoder),
@@ -156,6 +160,7 @@ pub const FAMILIES: &[Family] = &[
     Family::new("openelm", &["openelm"], openelm::decoder),
     Family::new("phi", &["phi"], phi::decoder),
     Family::new("phi3", &["phi3"], phi3::decoder),
+    Family::new("phimoe", &["phimoe"], phimoe::decoder),
     Family::new("qwen", &["qwen"], qwen::decoder),
     Family::new("qwen2", &["qwen2"], qwen2::decoder),
     Family::new("qwen2_moe", &["qwen2_moe"], qwen2_moe::decoder),
@@ -167,6 +172,7 @@ pub const FAMILIES: &[Family] = &[
     Family::new("seed_oss", &["seed_oss"], seed_oss::decoder),
     Family::new("smollm3", &["smollm3"], smollm3::decoder),
     Family::new("solar_open", &["solar_open"], solar_open::decoder),
+    Family::new("spark2_5", &["spark2_5"], spark2_5::decoder),
     Family::new("stablelm", &["stablelm"], stablelm::decoder),
     Family::new("starcoder2", &["starcoder2"], starcoder2::decoder),
     Family::new("step3p5", &["step3p5"], step3p5::decoder),

@@ -80,7 +80,7 @@ impl Attention {
             None => None,
         };
         let gate = match spec.gate {
-            Some(HeadGate::Head) => Some(w.linear("g_proj", [dim, heads], false)?),
+            Some(HeadGate::Head) => Some(w.linear("g_proj", [dim, heads], w.at("g_proj").has("bias"))?),
             Some(HeadGate::Each) => Some(w.linear("gate_proj", [dim, heads * spec.value_dim], false)?),
             Some(HeadGate::Query) | None => None,
         };

@@ -21,6 +21,17 @@ pub enum Unit {
     Gated(Gated),
     /// `down(act(up(x)))`.
     Plain(Plain),
+    /// `down(f(up(x)))`, where `f` is xIELU, of a learned shape (Huang 2024): `act_fn`.
+    Learned(Learned),
+}
+
+/// A unit with a learned function.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Learned {
+    /// Size between the projections.
+    pub hidden: usize,
+    /// Whether the projections have biases.
+    pub bias: bool,
 }
 
 /// A gated unit: `gate_proj`, `up_proj`, `down_proj`.
@@ -187,12 +198,18 @@ pub struct Router {
 }
 
 /// What a router's logits become.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scores {
     /// Softmax over all experts.
     Softmax,
     /// Each its sigmoid.
     Sigmoid,
+    /// One expert after another, each by a softmax over those not yet chosen whose distance from the best is at most this
+    /// part of the larger of the two (SparseMixer, Liu et al. 2023).
+    Near {
+        /// The part.
+        distance: f32,
+    },
 }
 
 /// Experts in groups, of which the best alone may give experts.
@@ -263,6 +280,7 @@ impl Unit {
         match self {
             Unit::Gated(unit) => unit.hidden,
             Unit::Plain(unit) => unit.hidden,
+            Unit::Learned(unit) => unit.hidden,
         }
     }
 }

@@ -18,6 +18,9 @@ impl Scope<'_> {
         let (gated, hidden, bias) = match spec.unit {
             spec::Unit::Gated(unit) => (true, unit.hidden, unit.bias),
             spec::Unit::Plain(unit) => (false, unit.hidden, unit.bias),
+            spec::Unit::Learned(_) => {
+                return Err(Error::unsupported("experts with a learned function are not supported"));
+            }
         };
         let one = |name: &str, from: usize, to: usize| self.stacked(name, [spec.count, to, from], bias);
         if !gated {
