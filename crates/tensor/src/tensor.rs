@@ -266,6 +266,13 @@ impl Tensor {
     }
 }
 
+/// No elements.
+impl Default for Tensor {
+    fn default() -> Self {
+        Self::empty(Spec::new(Dtype::F32, [0]))
+    }
+}
+
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.spec)
