@@ -5,7 +5,7 @@
     python tools/make_case.py OUT [NAME ...]
     cargo xtask conformance --dir OUT
 
-A family is added by a row in `tools/cases.py`: a name and the `config.json` of a small checkpoint. A row may also say how
+A family is added by a row in `tools/cases.py` or `tools/cases_recurrent.py`: a name and the `config.json` of a small checkpoint. A row may also say how
 the original files of the family store what mlx-lm stores otherwise; then a second case, `NAME-original`, holds the same
 weights in that layout, and mlx-lm's own conversion has confirmed it.
 """
@@ -24,8 +24,10 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import MODEL_REMAPPING
 
-from cases import CASES
+from cases import CASES as PLAIN
+from cases_recurrent import CASES as RECURRENT
 
+CASES = {**PLAIN, **RECURRENT}
 VOCAB = 512
 CHUNK = 16
 # Long enough to leave every window and chunk of the table behind.

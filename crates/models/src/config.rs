@@ -1,5 +1,6 @@
 //! `config.json`, and what nearly every family's configuration shares.
 
+mod latent;
 mod mixture;
 mod rope;
 
@@ -13,6 +14,7 @@ use crate::spec::{
     RopeScaling,
 };
 use crate::{Error, Result};
+pub use latent::{Routed, within};
 
 pub(crate) use mixture::Mixture;
 
@@ -88,6 +90,26 @@ impl Config {
     pub fn defaults(&self, values: Value) -> Config {
         let values = if let Value::Object(map) = values { map } else { Map::new() };
         values.into_iter().fold(self.clone(), |config, (key, value)| config.or(&key, value))
+    }
+
+    /// The same with keys that lie deeper: each first key's value is that of the third in the object that the second names,
+    /// where it is there.
+    #[must_use]
+    pub fn lifted(&self, keys: &[(&str, &str, &str)]) -> Config {
+        keys.iter().fold(self.clone(), |config, (key, outer, name)| {
+            let value = config.get(outer).and_then(|outer| outer.get(name)).cloned();
+            value.map_or_else(|| config.clone(), |value| config.without(&[key]).or(key, value))
+        })
+    }
+
+    /// Whether a list of names, or else one of numbers, marks layer `index`: by a name that `is` likes, or a number that is
+    /// not 0. All layers are marked if there is no list.
+    pub fn marks(&self, [names, numbers]: [&str; 2], is: impl Fn(&str) -> bool, index: usize) -> bool {
+        let marks = self.get(names).or_else(|| self.get(numbers));
+        marks.is_none_or(|list| match list.get(index) {
+            Some(Value::String(name)) => is(name),
+            number => number.and_then(Value::as_u64).is_some_and(|number| number != 0),
+        })
     }
 
     /// The same without some keys, which a family does not read.
@@ -455,11 +477,13 @@ impl Common {
             head_bias: false,
             logit_scale: None,
             head: if self.tie_word_embeddings.unwrap_or(tied) { Head::Tied } else { Head::Own },
+            depth_blocks: None,
             logit_softcap: None,
             context: self.context(),
             renames: &[],
             transposed: &[],
             more_layers: false,
+            converted_only: false,
         })
     }
 }

@@ -3,6 +3,7 @@
 use mlxengine_tensor::{Precision, Tensor, Weight};
 use smallvec::SmallVec;
 
+use crate::depth::DepthMix;
 use crate::ends::{Ends, Start};
 use crate::mixer::{Mixer, Pass, Plan};
 use crate::mlp::Mlp;
@@ -71,12 +72,22 @@ impl<T> Half<T> {
     }
 }
 
+/// Means over depth for the two halves of a layer.
+#[derive(Debug)]
+struct Depth {
+    mixes: [DepthMix; 2],
+    /// Whether the layer begins a block.
+    begins: bool,
+}
+
 #[derive(Debug)]
 struct Layer {
     mixer: Option<Half<Mixer>>,
     mlp: Option<Half<Mlp>>,
     /// Whether both halves see the layer's input.
     parallel: bool,
+    /// What each half sees, where that is a mean over depth.
+    depth: Option<Depth>,
 }
 
 impl Layer {
@@ -110,20 +121,26 @@ impl Layer {
             None => None,
         };
         let parallel = matches!(spec.residual, Residual::Parallel | Residual::ParallelNorms);
-        Ok(Self { mixer, mlp, parallel })
+        Ok(Self { mixer, mlp, parallel, depth: None })
     }
 
-    fn forward(&self, mut x: Tensor, pass: &Pass<'_>, spans: &mut [Span<'_>]) -> Tensor {
-        let mut seen = x.clone();
+    /// `blocks` are the sums of blocks of layers before, where halves see means over them.
+    fn forward(&self, mut x: Tensor, blocks: &mut Vec<Tensor>, pass: &Pass<'_>, spans: &mut [Span<'_>]) -> Tensor {
+        let mut seen = self.depth.as_ref().map_or_else(|| x.clone(), |depth| depth.mixes[0].forward(blocks, &x));
         if let Some(half) = &self.mixer {
-            let normed = half.see(&x);
+            let normed = half.see(&seen);
             let mixed = half.work.forward(&normed, pass, spans);
             if self.parallel && self.mlp.as_ref().is_some_and(|mlp| mlp.before.is_none()) {
                 seen = normed;
             }
-            x = half.join(x, mixed);
+            if self.depth.as_ref().is_some_and(|depth| depth.begins) {
+                let before = std::mem::replace(&mut x, mixed);
+                blocks.push(before);
+            } else {
+                x = half.join(x, mixed);
+            }
             if !self.parallel {
-                seen = x.clone();
+                seen = self.depth.as_ref().map_or_else(|| x.clone(), |depth| depth.mixes[1].forward(blocks, &x));
             }
         }
         if let Some(half) = &self.mlp {
@@ -142,6 +159,8 @@ pub struct Decoder {
     /// Rows that are added by position.
     positions: Option<Weight>,
     layers: Vec<Layer>,
+    /// What the last norm sees, where that is a mean over depth.
+    depth: Option<DepthMix>,
     plan: Plan,
     record: Record,
 }
@@ -152,6 +171,11 @@ impl Decoder {
     /// # Errors
     /// For a tensor that is missing, of another shape, or left over.
     pub fn load(spec: spec::Decoder, weights: Weights, mut progress: impl FnMut(usize, usize)) -> Result<Self> {
+        if spec.converted_only && !weights.root().converted() {
+            let message =
+                "original files of this family are not supported: take a checkpoint that was converted for MLX";
+            return Err(Error::unsupported(message));
+        }
         let body = weights.root().at("model");
         let positions = match spec.positions {
             Some(0) => return Err(Error::invalid("config.json: a table of no positions")),
@@ -163,14 +187,25 @@ impl Decoder {
         let mut plan = Plan::default();
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (index, layer) in spec.layers.iter().enumerate() {
-            layers.push(Layer::load(layer, &body.at("layers").at(index), spec.dim, &mut plan)?);
+            let w = body.at("layers").at(index);
+            let mut loaded = Layer::load(layer, &w, spec.dim, &mut plan)?;
+            if let Some(count) = spec.depth_blocks {
+                let mix = |name| DepthMix::load(layer.norm, &w, name, spec.dim);
+                let mixes = [mix("self_attention_res")?, mix("mlp_res")?];
+                loaded.depth = Some(Depth { mixes, begins: index.is_multiple_of(count) });
+            }
+            layers.push(loaded);
             progress(index + 1, spec.layers.len());
         }
         if spec.more_layers {
             body.at("layers").ignore_from(spec.layers.len(), "tokens are predicted one at a time");
         }
+        let depth = match spec.depth_blocks {
+            Some(_) => Some(DepthMix::load(spec.norm, &body, "output_attn_res", spec.dim)?),
+            None => None,
+        };
         let record = weights.finish()?;
-        Ok(Self { ends, positions, layers, plan, record })
+        Ok(Self { ends, positions, layers, depth, plan, record })
     }
 }
 
@@ -188,13 +223,14 @@ impl LanguageModel for Decoder {
             let rows: SmallVec<[u32; 64]> = rows.map(|row| row.min(last) as u32).collect();
             x = x.add(&table.take(&Tensor::from_u32(&rows, [rows.len()])));
         }
+        let mut blocks = Vec::new();
         for layer in &self.layers {
-            x = layer.forward(x, &start.pass(), spans);
+            x = layer.forward(x, &mut blocks, &start.pass(), spans);
         }
         for span in spans {
             span.state.advance(span.tokens.len());
         }
-        self.ends.norm(&x)
+        self.ends.norm(&self.depth.as_ref().map_or_else(|| x.clone(), |mix| mix.forward(&blocks, &x)))
     }
 
     fn logits(&self, hidden: &Tensor) -> Tensor {

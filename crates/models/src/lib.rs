@@ -7,6 +7,7 @@
 pub mod checkpoint;
 pub mod config;
 pub mod decoder;
+mod depth;
 mod ends;
 mod error;
 pub mod families;

@@ -4,6 +4,7 @@ use mlxengine_tensor::{Binary, Reduce, Tensor, Unary};
 
 use crate::Result;
 use crate::linear::{ExpertLinear, Linear};
+use crate::norm::Norm;
 use crate::spec::{self, Gate, Groups, Projection, Scores};
 use crate::weights::Scope;
 
@@ -79,6 +80,8 @@ impl Unit {
         let (up, hidden, bias) = match *spec {
             spec::Unit::Gated(spec::Gated { hidden, act, projection, bias }) => {
                 let [gate, up] = match projection {
+                    // Some original files join what converted ones keep apart.
+                    _ if w.at("gate_up_proj").has("weight") => w.joined("gate_up_proj", dim, [hidden; 2], bias)?,
                     Projection::Joined => w.joined("gate_up_proj", dim, [hidden; 2], bias)?,
                     _ => [w.linear("gate_proj", [dim, hidden], bias)?, w.linear("up_proj", [dim, hidden], bias)?],
                 };
@@ -109,6 +112,10 @@ fn gated(act: Gate, gate: Tensor, up: Tensor) -> Tensor {
     let clip = |x, limit| bound(bound(x, Binary::Min, limit), Binary::Max, -limit);
     match act {
         Gate::Act(act) => gate.glu(act, &up),
+        Gate::Capped { cap, up_cap } => {
+            let up = up_cap.map_or_else(|| up.clone(), |cap| up.clone().softcap(cap));
+            gate.clone().softcap(cap).mul(&gate.unary(Unary::Sigmoid)).mul(&up)
+        }
         Gate::Clamped { limit } => bound(gate.unary(Unary::Silu), Binary::Min, limit).mul(&clip(up, limit)),
         Gate::Sparse { deviations } => {
             let centred = gate.clone().binary(Binary::Sub, &gate.reduce(Reduce::Mean));
@@ -177,6 +184,7 @@ impl Pool {
 pub(crate) struct Experts {
     router: Router,
     pool: Pool,
+    latent: Option<Latent>,
     shared: Option<Unit>,
     shared_gate: Option<Linear>,
     spec: spec::Experts,
@@ -191,24 +199,47 @@ impl Experts {
                 shared_gate = Some(w.linear("shared_expert_gate", [dim, 1], false)?);
             }
         }
-        let (router, pool) = (Router::load(spec, w, dim)?, Pool::load(spec, w, dim)?);
-        Ok(Self { router, pool, shared, shared_gate, spec: *spec })
+        let latent = spec.latent.map(|latent| Latent::load(latent, w, dim)).transpose()?;
+        let inner = spec.latent.map_or(dim, |latent| latent.dim);
+        let (router, pool) = (Router::load(spec, w, dim)?, Pool::load(spec, w, inner)?);
+        Ok(Self { router, pool, latent, shared, shared_gate, spec: *spec })
     }
 
     fn forward(&self, x: &Tensor) -> Tensor {
         let (ids, mut shares) = self.router.choose(x);
-        let mut seen = x.clone();
+        let mut seen = self.latent.as_ref().map_or_else(|| x.clone(), |latent| latent.down.forward(x));
         if self.spec.router.weighs_inputs {
-            let [tokens, slots, dim] = [x.shape()[0], ids.shape()[1], x.shape()[1]];
-            seen = x.clone().reshape([tokens, 1, dim]).mul(&shares.reshape([tokens, slots, 1]));
+            let [tokens, slots, dim] = [x.shape()[0], ids.shape()[1], seen.shape()[1]];
+            seen = seen.reshape([tokens, 1, dim]).mul(&shares.reshape([tokens, slots, 1]));
             shares = Tensor::from_f32(&vec![1.0; tokens * slots], [tokens, slots]);
         }
-        let y = self.pool.forward(&seen, &ids, shares);
+        let mut y = self.pool.forward(&seen, &ids, shares);
+        if let Some(latent) = &self.latent {
+            y = latent.up.forward(&latent.norm.as_ref().map_or_else(|| y.clone(), |norm| norm.forward(&y)));
+        }
         let Some(shared) = &self.shared else { return y };
         let z = shared.forward(x);
         y.add(&match &self.shared_gate {
             Some(gate) => z.mul(&gate.forward(x).unary(Unary::Sigmoid)),
             None => z,
+        })
+    }
+}
+
+/// Ways into and out of a smaller space.
+#[derive(Debug)]
+struct Latent {
+    down: Linear,
+    norm: Option<Norm>,
+    up: Linear,
+}
+
+impl Latent {
+    fn load(spec: spec::ExpertLatent, w: &Scope<'_>, dim: usize) -> Result<Self> {
+        Ok(Self {
+            down: w.linear("latent_down", [dim, spec.dim], spec.bias)?,
+            norm: spec.norm.map(|norm| Norm::load(norm, w, "latent_norm", spec.dim)).transpose()?,
+            up: w.linear("latent_up", [spec.dim, dim], spec.bias)?,
         })
     }
 }
@@ -272,7 +303,7 @@ impl Router {
             let ids = rank.top_k(self.active);
             let mut shares = scores.take_along(&ids);
             if spec.normalize {
-                let sum = shares.clone().reduce(Reduce::Sum).add(&Tensor::from_f32(&[1e-20], [1]));
+                let sum = shares.clone().reduce(Reduce::Sum).add(&Tensor::from_f32(&[spec.eps], [1]));
                 shares = shares.div(&sum);
             }
             (ids, shares)

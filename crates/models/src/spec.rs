@@ -3,9 +3,16 @@
 //! A field that one family alone would use does not belong here: such a family implements
 //! [`crate::LanguageModel`] itself.
 
+mod mixer;
 mod mlp;
 
-pub use mlp::{Experts, Gate, Gated, Groups, JoinedExperts, Learned, Mlp, Plain, Router, Scores, Shared, Unit};
+pub use mixer::{
+    BlockSparse, DeltaProjection, GateNorm, GatedDelta, Indexer, KeyedDecay, KeyedDelta, Latent, Mixer,
+    ScalarStateSpace, ShortConv, StateSpace,
+};
+pub use mlp::{
+    ExpertLatent, Experts, Gate, Gated, Groups, JoinedExperts, Learned, Mlp, Plain, Router, Scores, Shared, Unit,
+};
 
 /// A whole decoder.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +31,9 @@ pub struct Decoder {
     pub positions: Option<usize>,
     /// How hidden states become logits.
     pub head: Head,
+    /// Layers that add up to one block, where a half of a layer sees not the sum of all before it but a weighted mean of the
+    /// sums of blocks, whose weights follow from what it sees (Kimi Team 2026).
+    pub depth_blocks: Option<usize>,
     /// Whether `lm_head` has a bias.
     pub head_bias: bool,
     /// Multiplies the logits.
@@ -39,6 +49,8 @@ pub struct Decoder {
     pub transposed: &'static [&'static str],
     /// Whether checkpoints may hold further layers, which predict several tokens at once.
     pub more_layers: bool,
+    /// Whether conversion changes weights in a way that is not done here, so that original files cannot be read.
+    pub converted_only: bool,
 }
 
 /// The projection from hidden states to logits.
@@ -65,15 +77,6 @@ pub struct Layer {
     pub scales: [f32; 2],
     /// The norm used around them.
     pub norm: Norm,
-}
-
-/// What mixes positions.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Mixer {
-    /// Softmax attention.
-    Attention(Attention),
-    /// A short convolution between two gates.
-    ShortConv(ShortConv),
 }
 
 /// Softmax attention with grouped queries.
@@ -179,16 +182,6 @@ impl Temperature {
         }
         Err(crate::Error::invalid(format!("config.json: queries cannot grow every {} positions", self.length)))
     }
-}
-
-/// A causal convolution over a few positions, each channel alone, gated before and after: `out(c * conv(b * x))`, where one
-/// projection gives `b`, `c` and `x`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ShortConv {
-    /// Positions that are summed up, the own one among them.
-    pub kernel: usize,
-    /// Whether the projections and the convolution have biases.
-    pub bias: bool,
 }
 
 /// How projections that share an input are stored.
@@ -339,14 +332,4 @@ pub enum RopeScaling {
         /// Multiplies queries and keys.
         mscale: f32,
     },
-}
-
-impl Mixer {
-    /// Numbers a position that this holds at once at most, for a residual stream of `dim`.
-    pub fn width(&self, dim: usize) -> usize {
-        match self {
-            Mixer::Attention(a) => (a.heads + a.kv_heads) * (a.head_dim + a.value_dim),
-            Mixer::ShortConv(_) => 5 * dim,
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! Reading a checkpoint strictly: every tensor is used, or ignored for a reason; every one needed is found, in its shape.
 
 mod experts;
+mod latent;
 mod names;
 
 use std::cell::RefCell;

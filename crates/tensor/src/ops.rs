@@ -135,6 +135,19 @@ impl Tensor {
         }
     }
 
+    /// `self · weight`, a linear layer the other way round: always exact.
+    #[track_caller]
+    pub fn product(&self, weight: &Weight) -> Tensor {
+        let (transpose, precision) = (false, Precision::Exact);
+        match weight {
+            Weight::Dense(w) => Tensor::apply(&Op::Matmul { transpose, precision }, smallvec![self.clone(), w.clone()]),
+            Weight::Quantized(q) => {
+                let op = Op::QuantizedMatmul { format: q.format, transpose, multiplier: q.multiplier, precision };
+                Tensor::apply(&op, q.after(smallvec![self.clone()]))
+            }
+        }
+    }
+
     /// Each slot's row by its expert: `self [T, K]` or `[T, S, K]`, `ids [T, S]`, `experts [E, N, K]`, `-> [T, S, N]`.
     #[track_caller]
     pub fn gather_linear(&self, ids: &Tensor, experts: &Weight, bias: Option<&Tensor>, precision: Precision) -> Tensor {

@@ -11,12 +11,16 @@ mod bailing_moe;
 mod cohere;
 mod cohere2;
 mod deepseek;
+mod deepseek_v2;
+mod deepseek_v3;
+mod deepseek_v32;
 mod dots1;
 mod ernie4_5;
 mod ernie4_5_moe;
 mod exaone;
 mod exaone4;
 mod exaone_moe;
+mod falcon_h1;
 mod gemma;
 mod gemma2;
 mod gemma3;
@@ -26,30 +30,41 @@ mod gemma4;
 mod glm;
 mod glm4;
 mod glm4_moe;
+mod glm4_moe_lite;
 mod gpt2;
 mod gpt_bigcode;
 mod gpt_neox;
 mod gpt_oss;
 mod gptj;
 mod granite;
+mod granitemoehybrid;
 mod helium;
 mod hunyuan;
 mod hunyuan_v1_dense;
 mod internlm2;
 mod internlm3;
+mod jamba;
+mod kimi_k3;
+mod kimi_linear;
 mod lfm2;
+mod lfm2_moe;
 mod llama;
 mod llama4;
 mod llama4_text;
+mod mamba;
+mod mamba2;
 mod mellum;
 mod mimo;
 mod mimo_v2_flash;
 mod minicpm;
+mod minicpm3;
 mod minimax;
+mod minimax_m3;
 mod ministral3;
 mod mistral3;
 mod mixtral;
 mod nemotron;
+mod nemotron_h;
 mod nemotron_nas;
 mod olmo2;
 mod olmo3;
@@ -63,7 +78,9 @@ mod qwen2;
 mod qwen2_moe;
 mod qwen2_vl;
 mod qwen3;
+mod qwen3_5;
 mod qwen3_moe;
+mod qwen3_next;
 mod qwen3_vl;
 mod qwen3_vl_moe;
 mod seed_oss;
@@ -113,12 +130,16 @@ pub const FAMILIES: &[Family] = &[
     Family::new("cohere", &["cohere"], cohere::decoder),
     Family::new("cohere2", &["cohere2"], cohere2::decoder),
     Family::new("deepseek", &["deepseek"], deepseek::decoder),
+    Family::new("deepseek_v2", &["deepseek_v2"], deepseek_v2::decoder),
+    Family::new("deepseek_v3", &["deepseek_v3", "kimi_k2", "joyai_llm_flash"], deepseek_v3::decoder),
+    Family::new("deepseek_v32", &["deepseek_v32"], deepseek_v32::decoder),
     Family::new("dots1", &["dots1"], dots1::decoder),
     Family::new("ernie4_5", &["ernie4_5"], ernie4_5::decoder),
     Family::new("ernie4_5_moe", &["ernie4_5_moe"], ernie4_5_moe::decoder),
     Family::new("exaone", &["exaone"], exaone::decoder),
     Family::new("exaone4", &["exaone4"], exaone4::decoder),
     Family::new("exaone_moe", &["exaone_moe"], exaone_moe::decoder),
+    Family::new("falcon_h1", &["falcon_h1"], falcon_h1::decoder),
     Family::new("gemma", &["gemma"], gemma::decoder),
     Family::new("gemma2", &["gemma2"], gemma2::decoder),
     Family::new("gemma3", &["gemma3"], gemma3::decoder),
@@ -128,6 +149,8 @@ pub const FAMILIES: &[Family] = &[
     Family::new("glm", &["glm"], glm::decoder),
     Family::new("glm4", &["glm4"], glm4::decoder),
     Family::new("glm4_moe", &["glm4_moe"], glm4_moe::decoder),
+    Family::new("glm4_moe_lite", &["glm4_moe_lite"], glm4_moe_lite::decoder),
+    Family::new("glm_moe_dsa", &["glm_moe_dsa"], deepseek_v32::decoder),
     Family::new("gpt2", &["gpt2"], gpt2::decoder),
     Family::new("gpt_bigcode", &["gpt_bigcode"], gpt_bigcode::decoder),
     Family::new("gpt_neox", &["gpt_neox"], gpt_neox::decoder),
@@ -135,24 +158,36 @@ pub const FAMILIES: &[Family] = &[
     Family::new("gptj", &["gptj"], gptj::decoder),
     Family::new("granite", &["granite"], granite::decoder),
     Family::new("granitemoe", &["granitemoe"], granite::mixture),
+    Family::new("granitemoehybrid", &["granitemoehybrid"], granitemoehybrid::decoder),
     Family::new("helium", &["helium"], helium::decoder),
     Family::new("hunyuan", &["hunyuan"], hunyuan::decoder),
     Family::new("hunyuan_v1_dense", &["hunyuan_v1_dense"], hunyuan_v1_dense::decoder),
     Family::new("internlm2", &["internlm2"], internlm2::decoder),
     Family::new("internlm3", &["internlm3"], internlm3::decoder),
+    Family::new("jamba", &["jamba"], jamba::decoder),
+    Family::new("kimi_k25", &["kimi_k25"], deepseek_v3::text),
+    Family::new("kimi_k3", &["kimi_k3"], kimi_k3::decoder),
+    Family::new("kimi_linear", &["kimi_linear"], kimi_linear::decoder),
+    Family::new("kimi_vl", &["kimi_vl"], deepseek_v3::text),
     Family::new("lfm2", &["lfm2"], lfm2::decoder),
+    Family::new("lfm2_moe", &["lfm2_moe"], lfm2_moe::decoder),
     Family::new("llama", &["llama", "mistral", "iquestcoder"], llama::decoder),
     Family::new("llama4", &["llama4"], llama4::decoder),
     Family::new("llama4_text", &["llama4_text"], llama4_text::decoder),
+    Family::new("mamba", &["mamba", "falcon_mamba"], mamba::decoder),
+    Family::new("mamba2", &["mamba2"], mamba2::decoder),
     Family::new("mellum", &["mellum"], mellum::decoder),
     Family::new("mimo", &["mimo"], mimo::decoder),
     Family::new("mimo_v2_flash", &["mimo_v2_flash"], mimo_v2_flash::decoder),
     Family::new("minicpm", &["minicpm"], minicpm::decoder),
+    Family::new("minicpm3", &["minicpm3"], minicpm3::decoder),
     Family::new("minimax", &["minimax", "minimax_m2"], minimax::decoder),
+    Family::new("minimax_m3", &["minimax_m3_vl", "minimax_m3"], minimax_m3::decoder),
     Family::new("ministral3", &["ministral3"], ministral3::decoder),
     Family::new("mistral3", &["mistral3", "llava", "pixtral"], mistral3::decoder),
     Family::new("mixtral", &["mixtral"], mixtral::decoder),
     Family::new("nemotron", &["nemotron"], nemotron::decoder),
+    Family::new("nemotron_h", &["nemotron_h"], nemotron_h::decoder),
     Family::new("nemotron_nas", &["nemotron-nas"], nemotron_nas::decoder),
     Family::new("olmo2", &["olmo2"], olmo2::decoder),
     Family::new("olmo3", &["olmo3"], olmo3::decoder),
@@ -166,7 +201,9 @@ pub const FAMILIES: &[Family] = &[
     Family::new("qwen2_moe", &["qwen2_moe"], qwen2_moe::decoder),
     Family::new("qwen2_vl", &["qwen2_vl", "qwen2_5_vl"], qwen2_vl::decoder),
     Family::new("qwen3", &["qwen3"], qwen3::decoder),
+    Family::new("qwen3_5", &["qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"], qwen3_5::decoder),
     Family::new("qwen3_moe", &["qwen3_moe"], qwen3_moe::decoder),
+    Family::new("qwen3_next", &["qwen3_next"], qwen3_next::decoder),
     Family::new("qwen3_vl", &["qwen3_vl"], qwen3_vl::decoder),
     Family::new("qwen3_vl_moe", &["qwen3_vl_moe"], qwen3_vl_moe::decoder),
     Family::new("seed_oss", &["seed_oss"], seed_oss::decoder),

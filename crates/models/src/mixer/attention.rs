@@ -22,7 +22,7 @@ pub(crate) struct Attention {
     /// Index of the rotation in the model's list.
     rotation: Option<usize>,
     /// Where its keys and values lie in a state.
-    slot: usize,
+    pub(super) slot: usize,
     spec: spec::Attention,
 }
 
@@ -38,10 +38,10 @@ enum Input {
 }
 
 /// What attention computes on, each `[N, heads, size]`.
-struct Inputs {
-    q: Tensor,
+pub(super) struct Inputs {
+    pub(super) q: Tensor,
     /// Keys and values, unless those of an earlier layer serve.
-    kv: Option<[Tensor; 2]>,
+    pub(super) kv: Option<[Tensor; 2]>,
     /// What came with the queries.
     gate: Option<Tensor>,
 }
@@ -132,10 +132,16 @@ impl Attention {
             let each = gate.shape().elements() / (rows * self.spec.heads);
             y = y.mul(&gate.reshape([rows, self.spec.heads, each]).unary(Unary::Sigmoid));
         }
+        self.output(y)
+    }
+
+    /// What the heads' results `[N, heads, value_dim]` add to the residual stream.
+    pub(super) fn output(&self, y: Tensor) -> Tensor {
+        let rows = y.shape()[0];
         self.o.forward(&y.reshape([rows, self.spec.heads * self.spec.value_dim]))
     }
 
-    fn inputs(&self, x: &Tensor, pass: &Pass<'_>) -> Inputs {
+    pub(super) fn inputs(&self, x: &Tensor, pass: &Pass<'_>) -> Inputs {
         let spec = &self.spec;
         let rows = x.shape()[0];
         let (mut q, kv) = match &self.input {
@@ -198,7 +204,7 @@ impl Attention {
     }
 
     /// Attention of a span whose first position is `first`.
-    fn attend(&self, q: &Tensor, view: View, first: usize) -> Tensor {
+    pub(super) fn attend(&self, q: &Tensor, view: View, first: usize) -> Tensor {
         let sdpa = Sdpa {
             scale: self.spec.scale,
             causal: true,

@@ -1,10 +1,10 @@
 //! A short convolution between two gates: `out(c * conv(b * x))`.
 
-use mlxengine_tensor::{Tensor, Tensors};
+use mlxengine_tensor::Tensor;
 use smallvec::smallvec;
 
-use super::Plan;
 use super::conv::Conv;
+use super::{Plan, each_span};
 use crate::Result;
 use crate::decoder::Span;
 use crate::linear::Linear;
@@ -38,15 +38,8 @@ impl ShortConv {
         let all = self.input.forward(x);
         let [b, c, x] = [0, 1, 2].map(|part| all.clone().slice(1, part * dim, dim));
         let gated = b.mul(&x);
-        let mut start = 0;
-        let convolved: Tensors = spans
-            .iter_mut()
-            .map(|span| {
-                let rows = gated.clone().slice(0, start, span.tokens.len());
-                start += span.tokens.len();
-                self.conv.forward(&rows, &mut span.state.recurrent(self.slot)[0])
-            })
-            .collect();
-        self.output.forward(&c.mul(&Tensor::concat(convolved, 0)))
+        let convolved =
+            each_span(spans, [gated], |[x], span| self.conv.forward(&x, &mut span.state.recurrent(self.slot)[0]));
+        self.output.forward(&c.mul(&convolved))
     }
 }

@@ -2,7 +2,7 @@
 
 use mlxengine_tensor::Unary;
 
-use super::Projection;
+use super::{Norm, Projection};
 use crate::{Error, Result};
 
 /// What works on each position alone.
@@ -67,6 +67,13 @@ pub enum Gate {
     Clamped {
         /// Largest magnitude.
         limit: f32,
+    },
+    /// `cap * tanh(gate / cap) * sigmoid(gate) * up`, where `up` may be capped likewise.
+    Capped {
+        /// Cap of the gate.
+        cap: f32,
+        /// Cap of what it gates.
+        up_cap: Option<f32>,
     },
     /// `gelu(max(gate - cut, 0)) * up`, by tanh, where the cut lies this many deviations above the mean of the gate.
     Sparse {
@@ -154,6 +161,8 @@ pub struct Experts {
     pub joined: JoinedExperts,
     /// Who picks them, and with what shares.
     pub router: Router,
+    /// The space that the experts work in, where it is not that of the residual stream.
+    pub latent: Option<ExpertLatent>,
     /// A unit that works on every token.
     pub shared: Option<Shared>,
 }
@@ -167,6 +176,17 @@ pub enum JoinedExperts {
     Columns,
     /// As `Columns`, but gate and up take turns; packed weights lie by rows.
     TurnsOfColumns,
+}
+
+/// A smaller space for experts: `latent_down` leads into it, `latent_up` out of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ExpertLatent {
+    /// Its size.
+    pub dim: usize,
+    /// On what leads out of it: `latent_norm`.
+    pub norm: Option<Norm>,
+    /// Whether the two have biases.
+    pub bias: bool,
 }
 
 /// A unit that works on every token beside the chosen ones: `shared_expert`.
@@ -191,6 +211,8 @@ pub struct Router {
     pub groups: Option<Groups>,
     /// Whether the shares of the chosen are divided by their sum.
     pub normalize: bool,
+    /// Added to that sum.
+    pub eps: f32,
     /// Multiplies the shares.
     pub scale: f32,
     /// Whether shares multiply what the experts see instead of what they return.
@@ -239,6 +261,7 @@ impl Router {
             correction: false,
             groups: None,
             normalize,
+            eps: 1e-20,
             scale: 1.0,
             weighs_inputs: false,
         }
@@ -288,7 +311,15 @@ impl Unit {
 impl Experts {
     /// Equal gated units behind a softmax, nothing else.
     pub fn new([count, active]: [usize; 2], unit: Gated, router: Router) -> Self {
-        Experts { count, active, unit: Unit::Gated(unit), joined: JoinedExperts::Rows, router, shared: None }
+        Experts {
+            count,
+            active,
+            unit: Unit::Gated(unit),
+            joined: JoinedExperts::Rows,
+            router,
+            latent: None,
+            shared: None,
+        }
     }
 
     /// The layer, if such a mixture can be.
@@ -300,7 +331,8 @@ impl Experts {
             let message = format!("config.json: {} of {} experts cannot work on a token", self.active, self.count);
             return Err(Error::invalid(message));
         }
-        let sizes = [Some(self.unit.hidden()), self.shared.map(|s| s.unit.hidden())];
+        let sizes =
+            [Some(self.unit.hidden()), self.shared.map(|s| s.unit.hidden()), self.latent.map(|latent| latent.dim)];
         if let Some(size) = sizes.into_iter().flatten().find(|size| *size == 0 || *size > 1 << 24) {
             return Err(Error::invalid(format!("config.json: an expert of size {size}, which no model has")));
         }

@@ -4,7 +4,7 @@
 //! and values lie in one buffer each, in the order of their positions; what is still seen is always one run of rows, so a
 //! kernel streams over it.
 
-use mlxengine_tensor::{Dtype, QuantFormat, Spec, Tensor, Tensors};
+use mlxengine_tensor::{Dtype, Op, QuantFormat, Spec, Tensor, Tensors};
 use smallvec::smallvec;
 
 use super::{CacheOptions, KvShape};
@@ -42,6 +42,28 @@ pub(crate) struct View {
     pub(crate) window: Option<usize>,
 }
 
+impl View {
+    /// The keys as plain numbers.
+    pub(crate) fn dense_keys(&self) -> Tensor {
+        self.dense(&self.keys)
+    }
+
+    /// The values as plain numbers.
+    pub(crate) fn dense_values(&self) -> Tensor {
+        self.dense(&self.values)
+    }
+
+    fn dense(&self, parts: &Tensors) -> Tensor {
+        match self.format {
+            None => parts[0].clone(),
+            Some(format) => {
+                let op = Op::Dequantize { format, rounding: Dtype::F32, multiplier: 1.0 };
+                Tensor::apply(&op, parts.clone())
+            }
+        }
+    }
+}
+
 /// Keys and values of one layer.
 ///
 /// Rows `start..end` of the buffers are live. A bounded cache moves `start` on; the rows that it keeps for ever are moved
@@ -76,6 +98,11 @@ impl KvCache {
     /// Appends `k`, `v` `[T, heads, dim]` and returns what the new queries see.
     pub(crate) fn extend(&mut self, k: &Tensor, v: &Tensor) -> View {
         self.append(k, Some(v))
+    }
+
+    /// Appends `k` alone, where the keys serve as the values.
+    pub(crate) fn extend_keys(&mut self, k: &Tensor) -> View {
+        self.append(k, None)
     }
 
     /// Both buffers, or the keys' alone where they serve as the values, each with the size of its rows.

@@ -89,7 +89,8 @@ impl SlotSpec {
                 if let Some(q) = options.quantize {
                     check(q, *shape)?;
                 }
-                Slot::Kv(KvCache::new(*shape, kv::Bound::of(*window, options), initial_format(options.quantize)))
+                let bound = kv::Bound::of(*window, options);
+                Slot::Kv(Box::new(KvCache::new(*shape, bound, initial_format(options.quantize))))
             }
             SlotSpec::Recurrent(shapes) => Slot::Recurrent(zeros(shapes)),
         })
@@ -106,11 +107,11 @@ fn initial_format(quantize: Option<KvQuantization>) -> Option<QuantFormat> {
 }
 
 /// What a recurrence carries from one position to the next.
-pub(crate) type Recurrent = SmallVec<[Tensor; 2]>;
+pub(crate) type Recurrent = Vec<Tensor>;
 
 #[derive(Clone, Debug)]
 enum Slot {
-    Kv(KvCache),
+    Kv(Box<KvCache>),
     Recurrent(Recurrent),
 }
 
@@ -191,7 +192,7 @@ impl State {
 
     fn caches(&mut self) -> impl Iterator<Item = &mut KvCache> {
         self.slots.iter_mut().filter_map(|slot| match slot {
-            Slot::Kv(cache) => Some(cache),
+            Slot::Kv(cache) => Some(&mut **cache),
             Slot::Recurrent(_) => None,
         })
     }

@@ -25,6 +25,7 @@ const TOWERS: &[&str] = &[
     "image_newline",
     "mm_projector",
     "multi_modal_projector",
+    "patch_merge_mlp",
     "vision_embedder",
     "vision_model",
     "vision_tower",
