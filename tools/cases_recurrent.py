@@ -174,4 +174,10 @@ CASES = {
                    "mlp_layer_types": ["dense", "sparse", "sparse"], "layer_types": ["full_attention", "x", "x"],
                    "index_n_heads": 2, "index_head_dim": 12, "index_block_size": 6, "index_topk_blocks": 4,
                    "index_local_blocks": 2}}, "original": None},
+    "youtu_llm": case("youtu_llm", **LATENT, attention_bias=True, mlp_bias=True, rope_traditional=False),
+    "mistral4": case("mistral4", chain(joined_latents, unstacked()), **LATENT, **ROUTED, rope_parameters={"rope_theta": 20000.0,
+                     "rope_type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.7,
+                     "original_max_position_embeddings": 16, "llama_4_scaling_beta": 0.2}),
+    "olmo_hybrid": case("olmo_hybrid", convolutions, **{k: v for k, v in DELTA.items() if k != "full_attention_interval"},
+                        linear_allow_neg_eigval=True, tie_word_embeddings=False, attention_bias=True, num_hidden_layers=4),
 }

@@ -1,5 +1,6 @@
 //! `config.json`, and what nearly every family's configuration shares.
 
+mod delta;
 mod latent;
 mod mixture;
 mod rope;
@@ -30,8 +31,9 @@ impl Config {
     /// # Errors
     /// If it is not a JSON object or names no `model_type`.
     pub fn parse(bytes: &[u8]) -> Result<Config> {
-        let value: Value =
-            serde_json::from_slice(bytes).map_err(|e| Error::invalid(format!("config.json is not valid JSON: {e}")))?;
+        let value: Value = serde_json::from_slice(bytes)
+            .or_else(|e| serde_json::from_str(&without_bare_floats(bytes)).map_err(|_| e))
+            .map_err(|e| Error::invalid(format!("config.json is not valid JSON: {e}")))?;
         let Value::Object(mut values) = value else {
             return Err(Error::invalid("config.json is not a JSON object"));
         };
@@ -169,6 +171,17 @@ impl Config {
         common.check()?;
         Ok(common)
     }
+}
+
+/// The same text where Python's names of non-finite floats, which are no JSON, are numbers or `null`.
+fn without_bare_floats(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    // Outside of strings are the parts between quotes that have an even number, if no quote is escaped.
+    let parts = text.split('"').enumerate().map(|(i, part)| match i % 2 {
+        0 => part.replace("Infinity", &f64::MAX.to_string()).replace("NaN", "null"),
+        _ => part.to_owned(),
+    });
+    parts.collect::<Vec<_>>().join("\"")
 }
 
 /// transformers writes non-finite floats as `{"__float__": "Infinity"}`; JSON has no such number, and the largest double

@@ -58,6 +58,9 @@ pub(crate) fn check(case: &Case, sheet: &mut Sheet<'_>) -> Result<(), Stop> {
     }
     let prompts: Vec<&[u32]> = manifest.prompts.values().map(Vec::as_slice).collect();
     sheet.check("batch", || batch(model, &prompts));
+    for (name, ids) in &manifest.prompts {
+        sheet.check(format!("{name}.rewind"), || rewind(model, ids, manifest.tolerance));
+    }
     if let Some(recorded) = &manifest.text {
         text::check(sheet, &dir, recorded);
     }
@@ -132,6 +135,25 @@ fn batch(model: &dyn LanguageModel, prompts: &[&[u32]]) -> Result<Measure, Stop>
         measures.push((format!("logits of {what}"), Measure::exact(&bits(&model.logits(&got)), &want_logits)));
     }
     Measure::worst(measures)
+}
+
+/// Half a prompt, a mark, the other half; then back to the mark and the other half again: the very bits, or where a cache had
+/// forgotten what it needs, the same logits from further back.
+fn rewind(model: &dyn LanguageModel, ids: &[u32], tolerance: Tolerance) -> Result<Measure, Stop> {
+    let mut sequence = Sequence::new(model, &CacheOptions::default())?;
+    let (before, after) = ids.split_at(ids.len() / 2);
+    sequence.hidden(before);
+    sequence.state.mark();
+    let want = sequence.feed(after);
+    let kept = sequence.state.rewind(before.len());
+    if kept > before.len() || sequence.state.offset() != kept {
+        return Err(Stop::failed(format!("a state of {} went back to {kept}, not {}", ids.len(), before.len())));
+    }
+    let got = sequence.feed(&ids[kept..]);
+    if kept == before.len() {
+        return Measure::exact(&bits(&got), &bits(&want));
+    }
+    Measure::close(last_rows(&got, after.len()), want.f32s(), [tolerance.f32_atol, tolerance.f32_rtol])
 }
 
 fn bits(tensor: &Tensor) -> Vec<u32> {

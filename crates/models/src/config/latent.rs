@@ -45,9 +45,9 @@ impl Config {
             value_dim: keys.v_head_dim,
             norm: Norm { eps: 1e-6, ..common.norm() },
             bias: common.attention_bias,
-            low_rank_scales: [1.0; 2],
             rope: Some(common.rope(default_base)?.neighbours()),
             scale: size.powf(-0.5) * stretch(common.rope_scaling.as_ref()).powi(2),
+            temperature: None,
             gate: false,
             indexer: None,
         };

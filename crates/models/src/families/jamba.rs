@@ -53,7 +53,8 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let experts = Experts::new([keys.num_experts, keys.num_experts_per_tok], c.gated()?, Router::softmax(true));
     let period = keys.expert_layer_period.max(1);
     let decoder = c.decoder(true, |index| {
-        let sparse = keys.num_experts > 1 && (index + keys.expert_layer_offset).is_multiple_of(period);
+        let sparse =
+            keys.num_experts > 1 && (index % period + keys.expert_layer_offset % period).is_multiple_of(period);
         let mlp = if sparse { experts.checked()? } else { c.mlp()? };
         let layer = c.layer(Attention { rope: None, ..c.attention()? }, mlp);
         Ok(if attends(index) { layer } else { Layer { mixer: Some(Mixer::StateSpace(mamba)), ..layer } })

@@ -62,12 +62,14 @@ mod minimax;
 mod minimax_m3;
 mod ministral3;
 mod mistral3;
+mod mistral4;
 mod mixtral;
 mod nemotron;
 mod nemotron_h;
 mod nemotron_nas;
 mod olmo2;
 mod olmo3;
+mod olmo_hybrid;
 mod olmoe;
 mod openelm;
 mod phi;
@@ -91,6 +93,7 @@ mod stablelm;
 mod starcoder2;
 mod step3p5;
 mod telechat3;
+mod youtu_llm;
 
 /// A family of models.
 pub struct Family {
@@ -185,12 +188,14 @@ pub const FAMILIES: &[Family] = &[
     Family::new("minimax_m3", &["minimax_m3_vl", "minimax_m3"], minimax_m3::decoder),
     Family::new("ministral3", &["ministral3"], ministral3::decoder),
     Family::new("mistral3", &["mistral3", "llava", "pixtral"], mistral3::decoder),
+    Family::new("mistral4", &["mistral4"], mistral4::decoder),
     Family::new("mixtral", &["mixtral"], mixtral::decoder),
     Family::new("nemotron", &["nemotron"], nemotron::decoder),
     Family::new("nemotron_h", &["nemotron_h"], nemotron_h::decoder),
     Family::new("nemotron_nas", &["nemotron-nas"], nemotron_nas::decoder),
     Family::new("olmo2", &["olmo2"], olmo2::decoder),
     Family::new("olmo3", &["olmo3"], olmo3::decoder),
+    Family::new("olmo_hybrid", &["olmo_hybrid"], olmo_hybrid::decoder),
     Family::new("olmoe", &["olmoe"], olmoe::decoder),
     Family::new("openelm", &["openelm"], openelm::decoder),
     Family::new("phi", &["phi"], phi::decoder),
@@ -214,6 +219,7 @@ pub const FAMILIES: &[Family] = &[
     Family::new("starcoder2", &["starcoder2"], starcoder2::decoder),
     Family::new("step3p5", &["step3p5"], step3p5::decoder),
     Family::new("telechat3", &["telechat3"], telechat3::decoder),
+    Family::new("youtu_llm", &["youtu_llm"], youtu_llm::decoder),
 ];
 
 /// The family that reads a `model_type`.

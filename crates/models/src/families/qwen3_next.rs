@@ -2,20 +2,14 @@
 
 use serde::Deserialize;
 
-use crate::config::{Common, within};
+use crate::config::Common;
 use crate::spec::{
-    Attention, Decoder, DeltaProjection, Experts, Gated, GatedDelta, HeadGate, Layer, Mixer, Mlp, Norm, Router, Shared,
-    Unit,
+    Attention, Decoder, DeltaProjection, Experts, Gated, HeadGate, Layer, Mixer, Mlp, Norm, Router, Shared, Unit,
 };
 use crate::{Config, Error, Result};
 
 #[derive(Deserialize)]
 pub(super) struct Keys {
-    linear_num_value_heads: usize,
-    linear_num_key_heads: usize,
-    linear_key_head_dim: usize,
-    linear_value_head_dim: usize,
-    linear_conv_kernel_dim: usize,
     full_attention_interval: Option<usize>,
     num_experts: Option<usize>,
     num_experts_per_tok: Option<usize>,
@@ -29,23 +23,6 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    fn delta(&self, norm: Norm, projection: DeltaProjection) -> Result<GatedDelta> {
-        let (key_heads, heads) = (self.linear_num_key_heads, self.linear_num_value_heads);
-        within("linear_num_value_heads", heads)?;
-        if key_heads == 0 || !heads.is_multiple_of(key_heads) {
-            return Err(Error::invalid(format!("config.json: {heads} value heads cannot share {key_heads} key heads")));
-        }
-        Ok(GatedDelta {
-            key_heads,
-            heads,
-            key_dim: within("linear_key_head_dim", self.linear_key_head_dim)?,
-            value_dim: within("linear_value_head_dim", self.linear_value_head_dim)?,
-            kernel: within("linear_conv_kernel_dim", self.linear_conv_kernel_dim)?,
-            norm,
-            projection,
-        })
-    }
-
     fn mlp(&self, c: &Common, index: usize) -> Result<Mlp> {
         let count = self.num_experts.unwrap_or(0);
         let step = self.decoder_sparse_step.unwrap_or(1).max(1);
@@ -69,7 +46,7 @@ pub(super) fn stack(config: &Config, projection: DeltaProjection) -> Result<Deco
     let (c, keys): (_, Keys) = (config.common()?, config.read()?);
     let norm = Norm { original_offset: 1.0, ..c.norm() };
     let interval = keys.full_attention_interval.unwrap_or(4).max(1);
-    let delta = keys.delta(c.norm(), projection)?;
+    let delta = config.without(&["linear_allow_neg_eigval"]).gated_delta(c.norm(), projection)?;
     let decoder = c.decoder(false, |index| {
         let attention = Attention { qk_norm: Some(norm.into()), gate: Some(HeadGate::Query), ..c.attention()? };
         let layer = Layer { norm, ..c.layer(attention, keys.mlp(&c, index)?) };

@@ -234,7 +234,7 @@ impl Attention {
 }
 
 /// What each row's queries are multiplied by, `[rows, 1, 1]`.
-fn factors(t: Temperature, positions: &[(usize, usize)], rows: usize) -> Tensor {
+pub(super) fn factors(t: Temperature, positions: &[(usize, usize)], rows: usize) -> Tensor {
     let each = positions.iter().flat_map(|(first, count)| *first..first + count);
     let factor = |position: usize| 1.0 + t.slope * (1.0 + ((position as f32 + t.shift) / t.length).floor()).ln();
     let factors: Vec<f32> = each.map(factor).collect();

@@ -45,16 +45,38 @@ pub(crate) struct GatedDelta {
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "a layer has one, and a box would cost a look-up a product")]
 enum Input {
-    ByHead { qkvz: Linear, ba: Linear },
-    Separate { qkv: Linear, z: Linear, b: Linear, a: Linear },
+    ByHead {
+        qkvz: Linear,
+        ba: Linear,
+    },
+    /// Queries, keys and values, the gate, and the logits of beta and of the decay.
+    Separate {
+        qkv: Linear,
+        z: Linear,
+        b: Linear,
+        a: Linear,
+    },
+    /// The same, with maps of their own for the first three.
+    Each {
+        qkv: [Linear; 3],
+        rest: [Linear; 3],
+    },
 }
 
 impl GatedDelta {
     pub(crate) fn load(spec: &spec::GatedDelta, w: &Scope<'_>, dim: usize, plan: &mut Plan) -> Result<Self> {
         let spec::GatedDelta { heads, .. } = *spec;
         let (keys, values) = (spec.key_heads * spec.key_dim, heads * spec.value_dim);
-        let conv = Conv::load(&w.at("conv1d"), [2 * keys + values, spec.kernel], false)?;
         let linear = |name, outputs| w.linear(name, [dim, outputs], false);
+        let kernels = |name, channels| w.at(name).kernels("weight", [channels, spec.kernel]);
+        let each = spec.projection == DeltaProjection::Each;
+        let conv = Conv::new(if each {
+            let [q, k] = [kernels("q_conv1d", keys)?, kernels("k_conv1d", keys)?];
+            Tensor::concat([q, k, kernels("v_conv1d", values)?], 0)
+        } else {
+            kernels("conv1d", 2 * keys + values)?
+        });
+        let (norm, output) = if each { ("o_norm", "o_proj") } else { ("norm", "out_proj") };
         let input = match spec.projection {
             DeltaProjection::ByHead => Input::ByHead {
                 qkvz: linear("in_proj_qkvz", 2 * (keys + values))?,
@@ -66,13 +88,17 @@ impl GatedDelta {
                 b: linear("in_proj_b", heads)?,
                 a: linear("in_proj_a", heads)?,
             },
+            DeltaProjection::Each => Input::Each {
+                qkv: [linear("q_proj", keys)?, linear("k_proj", keys)?, linear("v_proj", values)?],
+                rest: [linear("g_proj", values)?, linear("b_proj", heads)?, linear("a_proj", heads)?],
+            },
         };
         Ok(Self {
             input,
             dt_bias: w.vector("dt_bias", heads)?,
             rate: w.vector("A_log", heads)?.unary(Unary::Exp).scale(-1.0),
-            norm: Norm::load(spec.norm, w, "norm", spec.value_dim)?,
-            output: w.linear("out_proj", [values, dim], false)?,
+            norm: Norm::load(spec.norm, w, norm, spec.value_dim)?,
+            output: w.linear(output, [values, dim], false)?,
             slot: plan.slot(SlotSpec::Recurrent(smallvec![conv.tail(), [heads, spec.value_dim, spec.key_dim].into()])),
             conv,
             spec: *spec,
@@ -85,6 +111,10 @@ impl GatedDelta {
         let (rows, each) = (x.shape()[0], heads / key_heads);
         match &self.input {
             Input::Separate { qkv, z, b, a } => [qkv, z, b, a].map(|linear| linear.forward(x)),
+            Input::Each { qkv, rest } => {
+                let [gate, beta, a] = rest.each_ref().map(|linear| linear.forward(x));
+                [Tensor::concat(qkv.each_ref().map(|linear| linear.forward(x)), 1), gate, beta, a]
+            }
             Input::ByHead { qkvz, ba } => {
                 let part = |all: &Tensor, start: usize, count: usize| {
                     let size = all.shape()[1] / key_heads;
@@ -107,7 +137,9 @@ impl GatedDelta {
         let spec::GatedDelta { key_heads, heads, key_dim, value_dim, .. } = self.spec;
         let (rows, keys) = (x.shape()[0], key_heads * key_dim);
         let [qkv, gate, beta, a] = self.project(x);
-        let (beta, decay) = (beta.unary(Unary::Sigmoid), decay(a, &self.dt_bias, &self.rate));
+        let beta = beta.unary(Unary::Sigmoid);
+        let beta = if self.spec.strength == 1.0 { beta } else { beta.scale(self.spec.strength) };
+        let decay = decay(a, &self.dt_bias, &self.rate);
         let y = each_span(spans, [qkv, decay, beta], |[qkv, decay, beta], span| {
             let carried = span.state.recurrent(self.slot);
             let count = qkv.shape()[0];

@@ -6,6 +6,7 @@
 use mlxengine_tensor::{Dtype, Sdpa, Tensor, Tensors, Unary, Weight};
 use smallvec::smallvec;
 
+use super::attention::factors;
 use super::indexer::Indexer;
 use super::{Pass, Plan, each_span};
 use crate::Result;
@@ -81,7 +82,7 @@ impl Latent {
         let (q, low) = match &self.queries {
             Queries::Direct(linear) => (linear.forward(x), x.clone()),
             Queries::LowRank { down, norm, up } => {
-                let low = scaled(norm.forward(&down.forward(x)), self.spec.low_rank_scales[0]);
+                let low = norm.forward(&down.forward(x));
                 (up.forward(&low), low)
             }
         };
@@ -101,10 +102,13 @@ impl Latent {
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass<'_>, spans: &mut [Span<'_>]) -> Tensor {
         let spec::Latent { heads, rank, nope_dim, rope_dim, value_dim, .. } = self.spec;
         let rows = x.shape()[0];
-        let (q, low) = self.queries(x);
+        let (mut q, low) = self.queries(x);
+        if let Some(temperature) = self.spec.temperature {
+            q = q.mul(&factors(temperature, pass.positions, rows));
+        }
         let rotated = self.rotate(q.clone().slice(2, nope_dim, rope_dim), pass);
         let both = self.down.forward(x);
-        let latent = scaled(self.norm.forward(&both.clone().slice(1, 0, rank)), self.spec.low_rank_scales[1]);
+        let latent = self.norm.forward(&both.clone().slice(1, 0, rank));
         let key = self.rotate(both.slice(1, rank, rope_dim).reshape([rows, 1, rope_dim]), pass);
         let kept = Tensor::concat([latent.reshape([rows, 1, rank]), key], 2);
         let index = self.indexer.as_ref().map(|indexer| indexer.project(x, &low, pass));
@@ -201,8 +205,4 @@ impl Latent {
             .collect();
         Self::by_head(&self.release, &Tensor::concat(rows, 0).slice(2, 0, self.spec.rank))
     }
-}
-
-fn scaled(x: Tensor, factor: f32) -> Tensor {
-    if factor == 1.0 { x } else { x.scale(factor) }
 }

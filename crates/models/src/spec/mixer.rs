@@ -1,6 +1,6 @@
 //! What mixes positions beside plain attention, as values.
 
-use super::{Attention, Norm, Rope};
+use super::{Attention, Norm, Rope, Temperature};
 use crate::{Error, Result};
 
 /// What mixes positions.
@@ -46,10 +46,10 @@ pub struct Latent {
     pub norm: Norm,
     /// Whether the projections to low rank and the output have biases.
     pub bias: bool,
-    /// Multiplies the normed vectors of low rank, of queries and of keys and values.
-    pub low_rank_scales: [f32; 2],
     /// Rotary positions.
     pub rope: Option<Rope>,
+    /// Queries that grow with their position.
+    pub temperature: Option<Temperature>,
     /// Multiplies the scores.
     pub scale: f32,
     /// Whether the result is multiplied by `sigmoid(g_proj(x))` before the output projection.
@@ -119,6 +119,8 @@ pub struct GatedDelta {
     pub norm: Norm,
     /// How the projections are stored.
     pub projection: DeltaProjection,
+    /// Multiplies beta: 2 lets a correction turn what is recalled around.
+    pub strength: f32,
 }
 
 /// How the projections of a gated delta rule are stored.
@@ -128,6 +130,9 @@ pub enum DeltaProjection {
     ByHead,
     /// `in_proj_qkv`, `in_proj_z`, `in_proj_b` and `in_proj_a`.
     Separate,
+    /// `q_proj`, `k_proj`, `v_proj`, `g_proj`, `b_proj` and `a_proj`, each of the first three with a convolution of its own;
+    /// `o_norm` and `o_proj` after them.
+    Each,
 }
 
 /// The delta rule with a decay for each number of a key (Kimi Team 2025), behind short convolutions.
