@@ -178,7 +178,7 @@ fn without_bare_floats(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     // Outside of strings are the parts between quotes that have an even number, if no quote is escaped.
     let parts = text.split('"').enumerate().map(|(i, part)| match i % 2 {
-        0 => part.replace("Infinity", &f64::MAX.to_string()).replace("NaN", "null"),
+        0 => part.replace("Infinity", "1e308").replace("NaN", "null"),
         _ => part.to_owned(),
     });
     parts.collect::<Vec<_>>().join("\"")
