@@ -180,4 +180,15 @@ CASES = {
                      "original_max_position_embeddings": 16, "llama_4_scaling_beta": 0.2}),
     "olmo_hybrid": case("olmo_hybrid", convolutions, **{k: v for k, v in DELTA.items() if k != "full_attention_interval"},
                         linear_allow_neg_eigval=True, tie_word_embeddings=False, attention_bias=True, num_hidden_layers=4),
+    # Sizes that a quantized cache takes, and a prompt long enough to have keys and values computed.
+    "deepseek_v3-wide": case("deepseek_v3", chain(joined_latents, unstacked()), **{**LATENT, "kv_lora_rank": 48,
+                             "qk_rope_head_dim": 16}, **ROUTED, rope_traditional=True),
+    "glm_moe_dsa-wide": case("glm_moe_dsa", chain(joined_latents, unstacked()), **{**LATENT, "kv_lora_rank": 48,
+                             "qk_rope_head_dim": 16}, **ROUTED, index_head_dim=32, index_n_heads=3, index_topk=20,
+                             topk_method="noaux_tc", scoring_func="sigmoid", moe_layer_freq=1, attention_bias=False,
+                             rope_parameters={"rope_theta": 20000.0, "rope_type": "default"}),
+    "minimax_m3-wide": {"config": {"model_type": "minimax_m3_vl", "text_config": {**BASE, "model_type": "minimax_m3",
+                        "vocab_size": 512, "head_dim": 32, "dense_intermediate_size": 80, "shared_intermediate_size": 48,
+                        "num_local_experts": 4, "num_experts_per_tok": 2, "num_hidden_layers": 2, "index_n_heads": 2,
+                        "index_head_dim": 32, "index_block_size": 6, "index_topk_blocks": 3}}, "original": None},
 }

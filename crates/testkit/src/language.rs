@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use mlxengine_models::{CacheOptions, Checkpoint, LanguageModel, Precision, Span, State, decoder, families};
+use mlxengine_models::{
+    CacheOptions, Checkpoint, KvQuantization, LanguageModel, Precision, Span, State, decoder, families,
+};
 use mlxengine_tensor::Tensor;
 
 use crate::golden::{Golden, last_rows};
@@ -61,6 +63,7 @@ pub(crate) fn check(case: &Case, sheet: &mut Sheet<'_>) -> Result<(), Stop> {
     for (name, ids) in &manifest.prompts {
         sheet.check(format!("{name}.rewind"), || rewind(model, ids, manifest.tolerance));
     }
+    sheet.check("small caches", || small_caches(model, &prompts));
     if let Some(recorded) = &manifest.text {
         text::check(sheet, &dir, recorded);
     }
@@ -154,6 +157,25 @@ fn rewind(model: &dyn LanguageModel, ids: &[u32], tolerance: Tolerance) -> Resul
         return Measure::exact(&bits(&got), &bits(&want));
     }
     Measure::close(last_rows(&got, after.len()), want.f32s(), [tolerance.f32_atol, tolerance.f32_rtol])
+}
+
+/// Prompts in pieces through caches that forget, and through caches of fewer bits where the model's sizes allow them: finite
+/// logits, since nothing is recorded.
+fn small_caches(model: &dyn LanguageModel, prompts: &[&[u32]]) -> Result<Measure, Stop> {
+    let bounded = CacheOptions { max_tokens: Some(12), quantize: None };
+    let quantize = Some(KvQuantization { bits: 8, group: 32, start: Some(20) });
+    let mut wrong = 0;
+    for options in [bounded.clone(), CacheOptions { max_tokens: None, quantize }, CacheOptions { quantize, ..bounded }]
+    {
+        if model.state(&options).is_err() {
+            continue;
+        }
+        for ids in prompts {
+            let logits = Sequence::new(model, &options)?.feed_pieces(ids.chunks(7));
+            wrong += logits.f32s().iter().filter(|x| !x.is_finite()).count() as u32;
+        }
+    }
+    Measure::exact(&[wrong], &[0])
 }
 
 fn bits(tensor: &Tensor) -> Vec<u32> {
