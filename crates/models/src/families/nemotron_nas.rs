@@ -28,7 +28,9 @@ struct Half {
 }
 
 pub(super) fn decoder(config: &Config) -> Result<Decoder> {
-    let (c, own): (_, Own) = (config.without(&["head_dim", "num_key_value_heads"]).common()?, config.read()?);
+    // Sizes are those of the layers; what stands for all of them is null, or of the model that was searched.
+    let plain = config.without(&["head_dim", "num_key_value_heads", "intermediate_size"]).or("intermediate_size", 1);
+    let (c, own): (_, Own) = (plain.common()?, config.read()?);
     if own.block_configs.len() != c.num_hidden_layers {
         return Err(Error::invalid("config.json: block_configs has not as many entries as there are layers"));
     }
