@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from cases import BASE, ROUTED, bare, case, nested, unstacked
+from cases import BASE, ROUTED, SMALL, bare, case, nested, unstacked
 
 
 def chain(*steps):
@@ -191,4 +191,18 @@ CASES = {
                         "vocab_size": 512, "head_dim": 32, "dense_intermediate_size": 80, "shared_intermediate_size": 48,
                         "num_local_experts": 4, "num_experts_per_tok": 2, "num_hidden_layers": 2, "index_n_heads": 2,
                         "index_head_dim": 32, "index_block_size": 6, "index_topk_blocks": 3}}, "original": None},
+    # Small enough to be part of the repository.
+    "small-delta": bare("kimi_linear", chain(convolutions, joined_latents, unstacked(".mlp.switch_mlp.", ".mlp.experts.",
+                        {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}), renamed(("_conv.conv.", "_conv1d."),
+                        (".mlp.experts.", ".block_sparse_moe.experts."), (".mlp.shared_experts.",
+                        ".block_sparse_moe.shared_experts."), (".mlp.gate.", ".block_sparse_moe.gate."),
+                        (".mlp.e_score_correction_bias", ".block_sparse_moe.gate.e_score_correction_bias"))),
+                        **{**SMALL, "num_key_value_heads": 4}, head_dim=8, kv_lora_rank=16, qk_nope_head_dim=8,
+                        qk_rope_head_dim=4, v_head_dim=12, linear_attn_config={"kda_layers": [1], "num_heads": 3,
+                        "head_dim": 12, "short_conv_kernel_size": 4}, model_max_length=512, num_experts=4,
+                        moe_intermediate_size=16, num_experts_per_token=2, num_shared_experts=1, num_expert_group=2,
+                        topk_group=1, first_k_dense_replace=1, routed_scaling_factor=1.5),
+    "small-states": bare("nemotron_h", convolutions, **SMALL, hybrid_override_pattern="M*-", attention_bias=False,
+                         mamba_num_heads=4, mamba_head_dim=12, mamba_proj_bias=False, ssm_state_size=10, conv_kernel=4,
+                         n_groups=2, mlp_bias=True, layer_norm_epsilon=1e-4, use_bias=False, use_conv_bias=True, head_dim=8),
 }

@@ -102,6 +102,23 @@ fn mixtures_of_experts() {
 }
 
 #[test]
+fn latents() {
+    families(Kind::Llm, &["deepseek_v2", "deepseek_v3", "deepseek_v32", "glm_moe_dsa", "kimi_k25", "minicpm3"]);
+    families(Kind::QuantModel, &["deepseek_v3"]);
+}
+
+#[test]
+fn recurrences() {
+    families(Kind::Llm, &["falcon_h1", "lfm2", "mamba", "mamba2", "nemotron_h", "qwen3_5", "qwen3_next"]);
+    families(Kind::QuantModel, &["qwen3_next"]);
+}
+
+#[test]
+fn attention_over_blocks_and_over_depth() {
+    families(Kind::Llm, &["kimi_k3", "minimax_m3_vl"]);
+}
+
+#[test]
 fn quantized_llama() {
     families(Kind::QuantModel, &["llama", "llama-bias"]);
 }
