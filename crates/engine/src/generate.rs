@@ -165,7 +165,7 @@ impl Generation {
             Some(sequence) => sequence,
             None => Sequence::new(&*model.network, &options.cache)?,
         };
-        let cached = sequence.sync(&*model.network, &prompt)?;
+        let cached = sequence.sync(&prompt);
         let protected: Vec<u32> = model.end_tokens.iter().map(|e| e.id).collect();
         Ok(Self {
             stats: Stats { prompt_tokens: prompt.len(), cached_tokens: cached, ..Stats::default() },
@@ -250,6 +250,10 @@ impl Generation {
             }
             let end = (done + self.prefill_chunk).min(all - 1);
             self.sequence.skip(network, &self.history[done..end]);
+        }
+        if self.stats.generated_tokens == 0 {
+            // Another answer to the same prompt starts here, and so does a next turn that shows this answer differently.
+            self.sequence.mark();
         }
         let logits = self.sequence.read(network, &self.history[all - 1..]);
         self.logits.clear();

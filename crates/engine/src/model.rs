@@ -1,6 +1,5 @@
 //! A loaded model: weights, tokenizer, chat template, and which tokens end an answer. Immutable; sessions share it.
 
-use mlxengine_models::spec::Mixer;
 use mlxengine_models::{CacheOptions, Checkpoint, LanguageModel, Precision, decoder};
 use serde_json::Value;
 
@@ -89,9 +88,10 @@ impl LoadedModel {
         self.network.spec().context
     }
 
-    /// [`cache_bytes`] of this model.
+    /// Bytes that the caches of one sequence of `length` positions need; the most there can be, where a checkpoint claims a
+    /// context beyond all bounds.
     pub fn cache_bytes(&self, length: usize, options: &CacheOptions) -> usize {
-        cache_bytes(&*self.network, length, options)
+        self.network.cache_bytes(length, options)
     }
 
     /// [`activation_bytes`] of this model.
@@ -100,37 +100,12 @@ impl LoadedModel {
     }
 }
 
-/// Bytes that a sequence's caches need for each position, and the positions after which a layer's cache stops growing
-/// with a part of those bytes: `(bytes, most positions)` a layer.
-fn cache_layers(network: &dyn LanguageModel, options: &CacheOptions) -> impl Iterator<Item = (usize, Option<usize>)> {
-    let bits = options.quantize.map_or(32.0, |q| q.bits as f64 + 64.0 / q.group as f64);
-    network.spec().layers.iter().map(move |layer| {
-        let Mixer::Attention(a) = &layer.mixer;
-        ((2.0 * (a.kv_heads * a.head_dim) as f64 * bits / 8.0) as usize, a.window)
-    })
-}
-
-/// Bytes that the caches of one sequence of `length` positions need; the most there can be, where a checkpoint claims a
-/// context beyond all bounds.
-pub fn cache_bytes(network: &dyn LanguageModel, length: usize, options: &CacheOptions) -> usize {
-    let most = options.max_tokens.unwrap_or(usize::MAX);
-    cache_layers(network, options)
-        .map(|(bytes, window)| bytes.saturating_mul(length.min(most).min(window.unwrap_or(usize::MAX))))
-        .fold(0, usize::saturating_add)
-}
-
 /// Bytes of activations that a pass over `tokens` positions needs at its peak.
 pub fn activation_bytes(network: &dyn LanguageModel, tokens: usize) -> usize {
-    use mlxengine_models::spec::Mlp;
     let spec = network.spec();
     let widest = spec.layers.iter().map(|layer| {
-        let Mixer::Attention(a) = &layer.mixer;
-        let mixer = 2 * (a.heads + a.kv_heads) * a.head_dim;
-        let mlp = match &layer.mlp {
-            Mlp::Gated(g) => 2 * g.hidden,
-            Mlp::Experts(e) => 2 * e.active * e.hidden + e.active * spec.dim,
-        };
-        mixer.max(mlp)
+        let mixer = layer.mixer.as_ref().map_or(0, |mixer| mixer.width(spec.dim));
+        mixer.max(layer.mlp.as_ref().map_or(0, |mlp| mlp.width(spec.dim)))
     });
     4 * (tokens * (3 * spec.dim + widest.max().unwrap_or(0)) + 2 * spec.vocab)
 }

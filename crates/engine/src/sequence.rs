@@ -9,7 +9,6 @@ use crate::error::Result;
 pub struct Sequence {
     tokens: Vec<u32>,
     state: State,
-    options: CacheOptions,
 }
 
 impl Sequence {
@@ -18,7 +17,7 @@ impl Sequence {
     /// # Errors
     /// If the options do not fit the model.
     pub fn new(network: &dyn LanguageModel, options: &CacheOptions) -> Result<Self> {
-        Ok(Self { tokens: Vec::new(), state: network.state(options)?, options: options.clone() })
+        Ok(Self { tokens: Vec::new(), state: network.state(options)? })
     }
 
     /// The tokens that were read.
@@ -31,21 +30,20 @@ impl Sequence {
         self.state.bytes()
     }
 
-    /// Prepares to continue with `tokens`: keeps what was read of them, forgets the rest, starts anew where that cannot be.
-    /// Returns how many need not be read again; at least the last is always read, because its logits are wanted.
-    ///
-    /// # Errors
-    /// Those of [`Sequence::new`].
-    pub fn sync(&mut self, network: &dyn LanguageModel, tokens: &[u32]) -> Result<usize> {
+    /// Prepares to continue with `tokens`: keeps what was read of them, forgets the rest; goes back further, to the last
+    /// position that was marked or to the start, where that cannot be. Returns how many need not be read again; at least the
+    /// last is always read, because its logits are wanted.
+    pub fn sync(&mut self, tokens: &[u32]) -> usize {
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let keep = common.min(tokens.len().saturating_sub(1));
-        if keep < self.tokens.len() && !self.state.truncate(keep) {
-            self.state = network.state(&self.options)?;
-            self.tokens.clear();
-            return Ok(0);
-        }
+        let keep = if keep < self.tokens.len() { self.state.rewind(keep) } else { keep };
         self.tokens.truncate(keep);
-        Ok(keep)
+        keep
+    }
+
+    /// Makes this position one to which [`Sequence::sync`] can go back, whatever the model keeps.
+    pub fn mark(&mut self) {
+        self.state.mark();
     }
 
     /// Reads tokens; returns the logits of the last one.

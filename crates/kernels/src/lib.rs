@@ -9,6 +9,7 @@
 //! in the same call, so a prompt gives the same answer alone or in a batch.
 
 pub mod attention;
+pub mod conv;
 pub mod elementwise;
 pub mod isa;
 pub mod limits;
@@ -19,6 +20,7 @@ pub mod pool;
 pub mod quant;
 pub mod reduce;
 pub mod rope;
+pub mod scan;
 pub mod simd;
 pub mod softmax;
 pub mod weights;

@@ -17,7 +17,7 @@
 use std::fmt;
 use std::time::Instant;
 
-use mlxengine_engine::model::{activation_bytes, cache_bytes};
+use mlxengine_engine::model::activation_bytes;
 use mlxengine_engine::{CancelToken, EngineError, ErrorKind, Result};
 use mlxengine_models::{Checkpoint, LanguageModel, Span, State, decoder};
 
@@ -165,7 +165,7 @@ impl Benchmark {
                 .with_remedy("take a shorter prompt or answer, or less depth"));
         }
         let pass = test.prompt.max(test.depth).min(self.options.generate.prefill_chunk).max(test.sequences);
-        let cache = cache_bytes(&*self.network, test.length(), &self.options.generate.cache);
+        let cache = self.network.cache_bytes(test.length(), &self.options.generate.cache);
         let need = (self.bytes() as usize)
             .saturating_add(cache.saturating_mul(test.sequences))
             .saturating_add(activation_bytes(&*self.network, pass)) as u64;
@@ -220,7 +220,7 @@ impl Benchmark {
     fn pass_bytes(&self, test: &Test) -> u64 {
         let weights = self.network.record().token_bytes(self.network.spec());
         let length = test.depth + test.generated.div_ceil(2);
-        (weights + test.sequences * cache_bytes(&*self.network, length, &self.options.generate.cache)) as u64
+        (weights + test.sequences * self.network.cache_bytes(length, &self.options.generate.cache)) as u64
     }
 }
 
@@ -365,7 +365,7 @@ mod tests {
     fn a_pass_reads_the_weights_once_and_every_cache() {
         let demo = demo();
         let [one, eight] = [1, 8].map(|sequences| demo.pass_bytes(&test(0, 2, 9, sequences)));
-        let cache = cache_bytes(&*demo.network, 10, &demo.options.generate.cache) as u64;
+        let cache = demo.network.cache_bytes(10, &demo.options.generate.cache) as u64;
         assert!(one <= demo.bytes() + cache && eight - one == 7 * cache);
     }
 

@@ -1,7 +1,6 @@
 //! What a checkpoint is, read from its files.
 
 use mlxengine_engine::{GenerateParams, LoadedModel, Result};
-use mlxengine_models::spec::Mlp;
 use mlxengine_models::weights::{Record, Storage};
 use mlxengine_models::{CacheOptions, Checkpoint, families};
 use serde::{Deserialize, Serialize};
@@ -181,9 +180,6 @@ pub(crate) fn plan(model: &LoadedModel, context: usize, cache: &CacheOptions) ->
 /// Weights of experts that do not work on a given token.
 fn idle(model: &LoadedModel) -> u64 {
     let spec = model.network.spec();
-    let experts = spec.layers.iter().map(|layer| match &layer.mlp {
-        Mlp::Gated(_) => 0,
-        Mlp::Experts(e) => (e.count - e.active) * 3 * e.hidden * spec.dim,
-    });
+    let experts = spec.layers.iter().flat_map(|layer| &layer.mlp).map(|mlp| mlp.idle(spec.dim));
     experts.sum::<usize>() as u64
 }

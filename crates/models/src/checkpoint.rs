@@ -108,7 +108,7 @@ pub struct Checkpoint {
     pub config: Config,
     /// Every tensor with its name in the files.
     pub tensors: Vec<(String, Tensor)>,
-    /// Whether the files say that they are in MLX's layout (`__metadata__.format`).
+    /// Whether the files are in MLX's layout: they say so (`__metadata__.format`), or say nothing and look like it.
     pub mlx_format: bool,
     /// Shards that the index names and that are not there.
     pub missing_shards: Vec<String>,
@@ -137,19 +137,30 @@ impl Checkpoint {
         if shards.is_empty() {
             return Err(Error::new(ErrorKind::NotFound, no_weights(&source, &names)));
         }
-        let (mut tensors, mut seen, mut mlx_format) = (Vec::new(), HashSet::new(), false);
+        let (mut tensors, mut seen, mut format) = (Vec::new(), HashSet::new(), None);
         for shard in &shards {
             let path = format!("{}/{shard}", source.name());
             let file = safetensors::File::from_bytes(source.bytes(shard)?, path)?;
-            mlx_format |= file.layout().metadata.get("format").is_some_and(|f| f == "mlx");
+            format = format.or_else(|| file.layout().metadata.get("format").cloned());
             // A repository may hold the same tensors whole and in shards: the first counts.
             tensors.extend(
                 file.tensors().filter(|(name, _)| seen.insert(name.to_string())).map(|(name, t)| (name.to_owned(), t)),
             );
         }
         let missing_shards = listed_shards(&source)?.into_iter().filter(|s| !names.contains(s)).collect();
+        let mlx_format = match format {
+            Some(format) => format == "mlx",
+            None => tensors.iter().any(|(name, tensor)| looks_converted(name, tensor)),
+        };
         Ok(Self { source, config, tensors, mlx_format, missing_shards })
     }
+}
+
+/// Whether only conversion to MLX's layout makes such a tensor: experts in a stack of theirs, codes and scales, kernels over
+/// time with their last axis of size 1.
+fn looks_converted(name: &str, tensor: &Tensor) -> bool {
+    let kernels = name.contains("conv") && matches!(tensor.shape()[..], [_, kernel, 1] if kernel > 1);
+    kernels || name.contains(".switch_mlp.") || name.ends_with(".scales")
 }
 
 /// The safetensors files that hold the model: `model*`, else `weights*`, else whatever is no adapter or optimizer.

@@ -1,12 +1,23 @@
 //! `config.json`, and what nearly every family's configuration shares.
 
+mod delta;
+mod latent;
+mod mixture;
+mod rope;
+
 use mlxengine_tensor::Unary;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::spec::{Attention, Decoder, Gated, Head, Layer, Mlp, Norm, Projection, Rope, RopeScaling};
+use crate::spec::{
+    Attention, Decoder, Gated, Head, Layer, Mixer, Mlp, Norm, NormKind, NormParameters, Projection, Residual, Rope,
+    RopeScaling,
+};
 use crate::{Error, Result};
+pub use latent::{Routed, within};
+
+pub(crate) use mixture::Mixture;
 
 /// A parsed `config.json`.
 #[derive(Clone, Debug)]
@@ -20,8 +31,9 @@ impl Config {
     /// # Errors
     /// If it is not a JSON object or names no `model_type`.
     pub fn parse(bytes: &[u8]) -> Result<Config> {
-        let value: Value =
-            serde_json::from_slice(bytes).map_err(|e| Error::invalid(format!("config.json is not valid JSON: {e}")))?;
+        let value: Value = serde_json::from_slice(bytes)
+            .or_else(|e| serde_json::from_str(&without_bare_floats(bytes)).map_err(|_| e))
+            .map_err(|e| Error::invalid(format!("config.json is not valid JSON: {e}")))?;
         let Value::Object(mut values) = value else {
             return Err(Error::invalid("config.json is not a JSON object"));
         };
@@ -42,6 +54,94 @@ impl Config {
     /// A value by key; `null` counts as absent.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.values.get(key).filter(|v| !v.is_null())
+    }
+
+    /// The same, with a value where there is none.
+    #[must_use]
+    pub fn or(&self, key: &str, value: impl Into<Value>) -> Config {
+        let mut config = self.clone();
+        if self.get(key).is_none() {
+            config.values.insert(key.to_owned(), value.into());
+        }
+        config
+    }
+
+    /// The same, with the value of another key where there is none.
+    #[must_use]
+    pub fn or_key(&self, key: &str, other: &str) -> Config {
+        match self.get(other) {
+            Some(value) => self.clone().or(key, value.clone()),
+            None => self.clone(),
+        }
+    }
+
+    /// The same, with a key's value in another configuration where there is none.
+    #[must_use]
+    pub fn or_key_of(&self, other: &Config, key: &str) -> Config {
+        other.get(key).map_or_else(|| self.clone(), |value| self.or(key, value.clone()))
+    }
+
+    /// The same, with each first key's value taken from the second where there is none.
+    #[must_use]
+    pub fn aliases(&self, pairs: &[(&str, &str)]) -> Config {
+        pairs.iter().fold(self.clone(), |config, (key, other)| config.or_key(key, other))
+    }
+
+    /// The same, with the values of a JSON object where there are none.
+    #[must_use]
+    pub fn defaults(&self, values: Value) -> Config {
+        let values = if let Value::Object(map) = values { map } else { Map::new() };
+        values.into_iter().fold(self.clone(), |config, (key, value)| config.or(&key, value))
+    }
+
+    /// The same with keys that lie deeper: each first key's value is that of the third in the object that the second names,
+    /// where it is there.
+    #[must_use]
+    pub fn lifted(&self, keys: &[(&str, &str, &str)]) -> Config {
+        keys.iter().fold(self.clone(), |config, (key, outer, name)| {
+            let value = config.get(outer).and_then(|outer| outer.get(name)).cloned();
+            value.map_or_else(|| config.clone(), |value| config.without(&[key]).or(key, value))
+        })
+    }
+
+    /// Whether a list of names, or else one of numbers, marks layer `index`: by a name that `is` likes, or a number that is
+    /// not 0. All layers are marked if there is no list.
+    pub fn marks(&self, [names, numbers]: [&str; 2], is: impl Fn(&str) -> bool, index: usize) -> bool {
+        let marks = self.get(names).or_else(|| self.get(numbers));
+        marks.is_none_or(|list| match list.get(index) {
+            Some(Value::String(name)) => is(name),
+            number => number.and_then(Value::as_u64).is_some_and(|number| number != 0),
+        })
+    }
+
+    /// The same without some keys, which a family does not read.
+    #[must_use]
+    pub fn without(&self, keys: &[&str]) -> Config {
+        let mut values = self.values.clone();
+        values.retain(|key, _| !keys.contains(&key.as_str()));
+        Config { values }
+    }
+
+    /// The configuration of the text model inside one of several models, and this one where there is but one.
+    #[must_use]
+    pub fn text(&self) -> Config {
+        match self.get("text_config") {
+            Some(Value::Object(values)) => Config { values: values.clone() }.or("model_type", self.model_type()),
+            _ => self.clone(),
+        }
+    }
+
+    /// Holds a key to the one value that is supported.
+    ///
+    /// # Errors
+    /// If it is there with another.
+    pub fn only(&self, key: &str, supported: &Value) -> Result<()> {
+        match self.get(key) {
+            Some(value) if value != supported => {
+                Err(Error::unsupported(format!("config.json: {key} is {value}; only {supported} is supported")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// All values.
@@ -71,6 +171,17 @@ impl Config {
         common.check()?;
         Ok(common)
     }
+}
+
+/// The same text where Python's names of non-finite floats, which are no JSON, are numbers or `null`.
+fn without_bare_floats(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    // Outside of strings are the parts between quotes that have an even number, if no quote is escaped.
+    let parts = text.split('"').enumerate().map(|(i, part)| match i % 2 {
+        0 => part.replace("Infinity", "1e308").replace("NaN", "null"),
+        _ => part.to_owned(),
+    });
+    parts.collect::<Vec<_>>().join("\"")
 }
 
 /// transformers writes non-finite floats as `{"__float__": "Infinity"}`; JSON has no such number, and the largest double
@@ -125,7 +236,11 @@ const MOST_LAYERS: usize = 4096;
 const LARGEST_SIZE: usize = 1 << 24;
 
 impl Common {
-    fn check(&self) -> Result<()> {
+    /// Checks the sizes.
+    ///
+    /// # Errors
+    /// For those that no model can have.
+    pub(crate) fn check(&self) -> Result<()> {
         let sizes = [
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
@@ -158,6 +273,16 @@ impl Common {
         Err(Error::invalid(format!("config.json: a head of size {} cannot be rotated", self.head_dim())))
     }
 
+    /// The same with other numbers of query heads and of key and value heads.
+    ///
+    /// # Errors
+    /// For numbers that no model can have.
+    pub fn with_heads(&self, [heads, kv_heads]: [usize; 2]) -> Result<Common> {
+        let common = Common { num_attention_heads: heads, num_key_value_heads: Some(kv_heads), ..self.clone() };
+        common.check()?;
+        Ok(common)
+    }
+
     /// Key and value heads.
     pub fn kv_heads(&self) -> usize {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
@@ -170,7 +295,19 @@ impl Common {
 
     /// The norm with the weight as stored.
     pub fn norm(&self) -> Norm {
-        Norm { eps: self.rms_norm_eps, offset: 0.0 }
+        Norm {
+            kind: NormKind::Rms,
+            parameters: NormParameters::Weight,
+            eps: self.rms_norm_eps,
+            offset: 0.0,
+            original_offset: 0.0,
+        }
+    }
+
+    /// The norm that takes off the mean, with the weight as stored.
+    pub fn layer_norm(&self, bias: bool) -> Norm {
+        let parameters = if bias { NormParameters::WeightAndBias } else { NormParameters::Weight };
+        Norm { kind: NormKind::Layer, parameters, ..self.norm() }
     }
 
     /// The activation that `hidden_act` names, SiLU if it names none.
@@ -186,25 +323,64 @@ impl Common {
     /// # Errors
     /// For a scaling that is not known, or lacks a key.
     pub fn rope(&self, default_base: f32) -> Result<Rope> {
-        let parameters = self.rope_parameters.as_ref();
-        let base = parameters.and_then(|p| p.get("rope_theta")).and_then(Value::as_f64).map(|b| b as f32);
-        let dims = (self.head_dim() as f32 * self.partial_rotary_factor.unwrap_or(1.0)) as usize;
+        self.rope_stretched(self.plain_rope(default_base)?)
+    }
+
+    /// The same with the stretch that the configuration describes.
+    ///
+    /// # Errors
+    /// For a scaling that is not known, or lacks a key.
+    pub fn rope_stretched(&self, rope: Rope) -> Result<Rope> {
+        let scaling = match self.rope_scaling.as_ref().or(self.rope_parameters.as_ref()) {
+            Some(scaling) => RopeScaling::read(scaling, self, rope.dims, rope.base)?,
+            None => RopeScaling::None,
+        };
+        Ok(Rope { scaling, ..rope })
+    }
+
+    /// The same, of families whose frequencies are never stretched.
+    ///
+    /// # Errors
+    /// If no such part of a head can turn.
+    pub fn plain_rope(&self, default_base: f32) -> Result<Rope> {
+        let parameter = |key: &str| self.rope_parameters.as_ref().and_then(|p| p.get(key)).and_then(Value::as_f64);
+        let base = self.rope_theta.or(parameter("rope_theta").map(|b| b as f32)).unwrap_or(default_base);
+        let part = self.partial_rotary_factor.or(parameter("partial_rotary_factor").map(|f| f as f32)).unwrap_or(1.0);
+        let dims = (self.head_dim() as f32 * part) as usize;
+        self.rope_of(dims, base)
+    }
+
+    /// A rotation of `dims` of each head's numbers.
+    ///
+    /// # Errors
+    /// If no so many can turn.
+    pub fn rope_of(&self, dims: usize, base: f32) -> Result<Rope> {
         if dims == 0 || dims > self.head_dim() || !dims.is_multiple_of(2) {
             return Err(Error::invalid(format!(
                 "config.json: {dims} of a head's {} numbers cannot be rotated",
                 self.head_dim()
             )));
         }
-        let scaling = match self.rope_scaling.as_ref().or(parameters) {
-            Some(scaling) => RopeScaling::read(scaling, self, dims, self.rope_theta.or(base).unwrap_or(default_base))?,
-            None => RopeScaling::None,
-        };
-        Ok(Rope {
-            dims,
-            base: self.rope_theta.or(base).unwrap_or(default_base),
-            traditional: self.rope_traditional,
-            scaling,
-        })
+        if !(base.is_finite() && base > 0.0) {
+            return Err(Error::invalid(format!("config.json: rope_theta is {base}, which is no base")));
+        }
+        Ok(Rope { dims, base, traditional: self.rope_traditional, scaling: RopeScaling::None })
+    }
+
+    /// The rotation of whole heads whose base `rope_scaling.alpha` raises.
+    ///
+    /// # Errors
+    /// If there is a scaling without `alpha`, or a head too small for one.
+    pub fn alpha_rope(&self) -> Result<Rope> {
+        let rope = self.rope_of(self.head_dim(), self.rope_theta.unwrap_or(10_000.0))?;
+        let Some(scaling) = &self.rope_scaling else { return Ok(rope) };
+        let dims = rope.dims as f32;
+        match scaling.get("alpha").and_then(Value::as_f64) {
+            Some(alpha) if alpha > 0.0 && dims > 2.0 => {
+                Ok(Rope { base: rope.base * (alpha as f32).powf(dims / (dims - 2.0)), ..rope })
+            }
+            _ => Err(Error::invalid("config.json: rope_scaling needs a positive `alpha`")),
+        }
     }
 
     /// Plain attention: grouped queries, separate projections, full context.
@@ -216,15 +392,33 @@ impl Common {
             heads: self.num_attention_heads,
             kv_heads: self.kv_heads(),
             head_dim: self.head_dim(),
+            value_dim: self.head_dim(),
             projection: Projection::Separate,
             qkv_bias: self.attention_bias,
             out_bias: self.attention_bias,
             qk_norm: None,
+            v_norm: None,
+            keys_of: None,
             rope: Some(self.rope(10_000.0)?),
+            temperature: None,
             scale: (self.head_dim() as f32).powf(-0.5),
             softcap: None,
             window: None,
+            chunked: false,
+            sinks: false,
+            gate: None,
         })
+    }
+
+    /// A layer of the two, each behind a norm.
+    pub fn layer(&self, attention: Attention, mlp: Mlp) -> Layer {
+        Layer {
+            mixer: Some(Mixer::Attention(attention)),
+            mlp: Some(mlp),
+            residual: Residual::PreNorm,
+            scales: [1.0; 2],
+            norm: self.norm(),
+        }
     }
 
     /// A plain gated unit.
@@ -232,7 +426,7 @@ impl Common {
     /// # Errors
     /// Those of [`Common::act`].
     pub fn mlp(&self) -> Result<Mlp> {
-        Ok(Mlp::Gated(self.gated()?))
+        Ok(self.gated()?.into())
     }
 
     /// A plain gated unit, to be varied.
@@ -242,7 +436,7 @@ impl Common {
     pub fn gated(&self) -> Result<Gated> {
         Ok(Gated {
             hidden: self.intermediate_size,
-            act: self.act()?,
+            act: self.act()?.into(),
             projection: Projection::Separate,
             bias: self.mlp_bias,
         })
@@ -290,13 +484,35 @@ impl Common {
             vocab: self.vocab_size,
             dim: self.hidden_size,
             embed_scale: None,
-            layers: (0..self.num_hidden_layers).map(layer).collect::<Result<_>>()?,
+            layers: (0..self.num_hidden_layers).map(layer).map(|l| l.and_then(checked)).collect::<Result<_>>()?,
             norm: self.norm(),
+            positions: None,
+            head_bias: false,
+            logit_scale: None,
             head: if self.tie_word_embeddings.unwrap_or(tied) { Head::Tied } else { Head::Own },
+            depth_blocks: None,
             logit_softcap: None,
             context: self.context(),
             renames: &[],
+            transposed: &[],
+            more_layers: false,
+            converted_only: false,
         })
+    }
+}
+
+/// A layer whose sizes can be.
+fn checked(layer: Layer) -> Result<Layer> {
+    let mut sizes = Vec::new();
+    if let Some(Mixer::Attention(a)) = &layer.mixer {
+        sizes.extend([a.heads, a.kv_heads, a.head_dim, a.value_dim, a.window.unwrap_or(1)]);
+    }
+    if let Some(Mlp::Dense(unit)) = &layer.mlp {
+        sizes.push(unit.hidden());
+    }
+    match sizes.into_iter().find(|size| *size == 0 || *size > LARGEST_SIZE) {
+        Some(size) => Err(Error::invalid(format!("config.json: a layer with a size of {size}, which no model has"))),
+        None => Ok(layer),
     }
 }
 
@@ -314,69 +530,4 @@ fn activation(key: &str, name: &str) -> Result<Unary> {
             )));
         }
     })
-}
-
-impl RopeScaling {
-    /// Reads `rope_scaling` (or `rope_parameters`).
-    fn read(value: &Value, common: &Common, dims: usize, base: f32) -> Result<RopeScaling> {
-        let name = value.get("rope_type").or_else(|| value.get("type")).and_then(Value::as_str).unwrap_or("default");
-        let name = value.get("type").and_then(Value::as_str).unwrap_or(name);
-        let number = |key: &str| value.get(key).and_then(Value::as_f64).map(|x| x as f32);
-        let need = |key: &str| {
-            number(key)
-                .filter(|x| *x > 0.0)
-                .ok_or_else(|| Error::invalid(format!("config.json: rope scaling `{name}` needs a positive `{key}`")))
-        };
-        let context = common.max_position_embeddings;
-        Ok(match name {
-            "default" | "mrope" => RopeScaling::None,
-            "linear" => RopeScaling::Linear { factor: need("factor")? },
-            "dynamic" => RopeScaling::Dynamic {
-                factor: need("factor")?,
-                context: context.filter(|c| *c > 0 && dims > 2).ok_or_else(|| {
-                    Error::invalid("config.json: dynamic rope scaling needs `max_position_embeddings`")
-                })?,
-            },
-            "llama3" => RopeScaling::Llama3 {
-                factor: need("factor")?,
-                low_freq_factor: number("low_freq_factor").unwrap_or(1.0),
-                high_freq_factor: number("high_freq_factor").unwrap_or(4.0),
-                context: number("original_max_position_embeddings").unwrap_or(8192.0),
-            },
-            "yarn" | "deepseek_yarn" | "telechat3-yarn" => {
-                let factor = need("factor")?;
-                let stretch = |mscale: f32| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
-                if base <= 1.0 {
-                    return Err(Error::invalid(format!("config.json: yarn cannot stretch a rope_theta of {base}")));
-                }
-                RopeScaling::Yarn {
-                    factor,
-                    context: number("original_max_position_embeddings").unwrap_or(4096.0),
-                    beta_fast: number("beta_fast").unwrap_or(32.0),
-                    beta_slow: number("beta_slow").unwrap_or(1.0),
-                    mscale: stretch(number("mscale").unwrap_or(1.0)) / stretch(number("mscale_all_dim").unwrap_or(0.0)),
-                }
-            }
-            "longrope" | "su" => Self::longrope(value, common, dims)?,
-            other => return Err(Error::unsupported(format!("config.json: rope scaling `{other}` is not supported"))),
-        })
-    }
-
-    /// MLX always divides by `long_factor`, whatever the length; so does this.
-    fn longrope(value: &Value, common: &Common, dims: usize) -> Result<RopeScaling> {
-        let factors: Option<Vec<f32>> = match value.get("long_factor") {
-            Some(Value::Array(list)) => list.iter().map(|x| x.as_f64().map(|x| x as f32)).collect(),
-            Some(Value::Number(one)) => one.as_f64().map(|x| vec![x as f32; dims / 2]),
-            _ => None,
-        };
-        let factors = factors.filter(|f| f.len() == dims / 2).ok_or_else(|| {
-            Error::invalid(format!("config.json: rope scaling `long_factor` is not a list of {} numbers", dims / 2))
-        })?;
-        let original = value.get("original_max_position_embeddings").and_then(Value::as_f64);
-        let original = original.or(common.original_max_position_embeddings.map(|x| x as f64)).unwrap_or(4096.0);
-        let stretch = common.max_position_embeddings.unwrap_or(131_072) as f64 / original;
-        let mscale = if stretch <= 1.0 { 1.0 } else { (1.0 + stretch.ln() / original.ln()).sqrt() };
-        let mscale = value.get("long_mscale").and_then(Value::as_f64).unwrap_or(mscale);
-        Ok(RopeScaling::PerFrequency { factors, mscale: mscale as f32 })
-    }
 }

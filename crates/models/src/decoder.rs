@@ -3,11 +3,13 @@
 use mlxengine_tensor::{Precision, Tensor, Weight};
 use smallvec::SmallVec;
 
-use crate::mixer::{Attention, Pass};
+use crate::depth::DepthMix;
+use crate::ends::{Ends, Start};
+use crate::mixer::{Mixer, Pass, Plan};
 use crate::mlp::Mlp;
-use crate::rope::{Rotation, Tables};
-use crate::spec::{self, Head, Mixer, Residual};
-use crate::state::{CacheOptions, KvShape, State};
+use crate::norm::Norm;
+use crate::spec::{self, Residual};
+use crate::state::{CacheOptions, SlotSpec, State};
 use crate::weights::{Record, Scope, Weights};
 use crate::{Error, Result};
 
@@ -31,6 +33,15 @@ pub trait LanguageModel: Send + Sync {
 
     /// What was read from the checkpoint.
     fn record(&self) -> &Record;
+
+    /// What a sequence keeps, one entry for each thing that a mixer asked for.
+    fn slots(&self) -> &[SlotSpec];
+
+    /// Bytes that the caches of one sequence of `length` positions need; the most there can be, where a checkpoint claims a
+    /// context beyond all bounds.
+    fn cache_bytes(&self, length: usize, options: &CacheOptions) -> usize {
+        self.slots().iter().map(|slot| slot.bytes(length, options)).fold(0, usize::saturating_add)
+    }
 }
 
 /// Tokens that continue one sequence.
@@ -41,75 +52,116 @@ pub struct Span<'a> {
     pub state: &'a mut State,
 }
 
-/// A root-mean-square norm with its weight.
+/// A half of a layer, and how it joins the residual stream.
 #[derive(Debug)]
-pub(crate) struct Norm {
-    weight: Tensor,
-    eps: f32,
+struct Half<T> {
+    before: Option<Norm>,
+    work: T,
+    after: Option<Norm>,
+    scale: f32,
 }
 
-impl Norm {
-    pub(crate) fn load(spec: spec::Norm, w: &Scope<'_>, name: &str, dim: usize) -> Result<Self> {
-        let weight = w.at(name).vector("weight", dim)?;
-        let weight = if spec.offset == 0.0 { weight } else { weight.add(&Tensor::from_f32(&[spec.offset], [1])) };
-        Ok(Self { weight, eps: spec.eps })
+impl<T> Half<T> {
+    fn see(&self, x: &Tensor) -> Tensor {
+        self.before.as_ref().map_or_else(|| x.clone(), |norm| norm.forward(x))
     }
 
-    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        x.rms_norm(Some(&self.weight), self.eps)
+    fn join(&self, x: Tensor, y: Tensor) -> Tensor {
+        let y = self.after.as_ref().map_or(y.clone(), |norm| norm.forward(&y));
+        x.add(&if self.scale == 1.0 { y } else { y.scale(self.scale) })
     }
+}
+
+/// Means over depth for the two halves of a layer.
+#[derive(Debug)]
+struct Depth {
+    mixes: [DepthMix; 2],
+    /// Whether the layer begins a block.
+    begins: bool,
 }
 
 #[derive(Debug)]
 struct Layer {
-    mixer: Attention,
-    mlp: Mlp,
-    /// Norms before the mixer and before the mlp.
-    before: [Norm; 2],
-    /// Norms after each, where the residual is a sandwich.
-    after: Option<[Norm; 2]>,
+    mixer: Option<Half<Mixer>>,
+    mlp: Option<Half<Mlp>>,
+    /// Whether both halves see the layer's input.
+    parallel: bool,
+    /// What each half sees, where that is a mean over depth.
+    depth: Option<Depth>,
 }
 
 impl Layer {
-    fn load(spec: &spec::Layer, w: &Scope<'_>, dim: usize, rotation: Option<usize>) -> Result<Self> {
-        let Mixer::Attention(attention) = &spec.mixer;
-        let mixer = Attention::load(attention, &w.at("self_attn"), dim, rotation)?;
-        let mlp = Mlp::load(&spec.mlp, &w.at("mlp"), dim)?;
-        let norm = |name| Norm::load(spec.norm, w, name, dim);
-        let first = norm("input_layernorm")?;
-        let (before, after) = match spec.residual {
-            Residual::PreNorm => ([first, norm("post_attention_layernorm")?], None),
-            Residual::Sandwich => (
-                [first, norm("pre_feedforward_layernorm")?],
-                Some([norm("post_attention_layernorm")?, norm("post_feedforward_layernorm")?]),
-            ),
+    fn load(spec: &spec::Layer, w: &Scope<'_>, dim: usize, plan: &mut Plan) -> Result<Self> {
+        let norm = |name: Option<&str>| name.map(|name| Norm::load(spec.norm, w, name, dim)).transpose();
+        let first = if w.at("norm").has("weight") { "norm" } else { "input_layernorm" };
+        let [attention, before, after] =
+            ["post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"];
+        // The norms before and after each half.
+        let [[one, two], [three, four]] = match spec.residual {
+            Residual::PreNorm | Residual::ParallelNorms => [[Some(first), None], [Some(attention), None]],
+            Residual::Sandwich => [[Some(first), Some(attention)], [Some(before), Some(after)]],
+            Residual::PostNorm => [[None, Some(attention)], [None, Some(after)]],
+            Residual::Parallel => [[Some(first), None], [None, None]],
         };
-        Ok(Self { mixer, mlp, before, after })
+        let mixer = match &spec.mixer {
+            Some(mixer) => {
+                let work = Mixer::load(mixer, w, dim, plan)?;
+                Some(Half { before: norm(one)?, work, after: norm(two)?, scale: spec.scales[0] })
+            }
+            None => None,
+        };
+        let mlp = match &spec.mlp {
+            Some(mlp) => {
+                // A layer of one half may have but one norm, under the first name.
+                let alone = mixer.is_none() && w.at(first).has("weight");
+                let before = norm(three.map(|name| if alone { first } else { name }))?;
+                let work = Mlp::load(mlp, &w.first(&["mlp", "mixer"]), dim)?;
+                Some(Half { before, work, after: norm(four)?, scale: spec.scales[1] })
+            }
+            None => None,
+        };
+        let parallel = matches!(spec.residual, Residual::Parallel | Residual::ParallelNorms);
+        Ok(Self { mixer, mlp, parallel, depth: None })
     }
 
-    fn forward(&self, x: Tensor, pass: &Pass<'_>, spans: &mut [Span<'_>]) -> Tensor {
-        let join = |x: Tensor, y: Tensor, half: usize| match &self.after {
-            Some(after) => x.add(&after[half].forward(&y)),
-            None => x.add(&y),
-        };
-        let mixed = self.mixer.forward(&self.before[0].forward(&x), pass, spans);
-        let x = join(x, mixed, 0);
-        let worked = self.mlp.forward(&self.before[1].forward(&x));
-        join(x, worked, 1)
+    /// `blocks` are the sums of blocks of layers before, where halves see means over them.
+    fn forward(&self, mut x: Tensor, blocks: &mut Vec<Tensor>, pass: &Pass<'_>, spans: &mut [Span<'_>]) -> Tensor {
+        let mut seen = self.depth.as_ref().map_or_else(|| x.clone(), |depth| depth.mixes[0].forward(blocks, &x));
+        if let Some(half) = &self.mixer {
+            let normed = half.see(&seen);
+            let mixed = half.work.forward(&normed, pass, spans);
+            if self.parallel && self.mlp.as_ref().is_some_and(|mlp| mlp.before.is_none()) {
+                seen = normed;
+            }
+            if self.depth.as_ref().is_some_and(|depth| depth.begins) {
+                let before = std::mem::replace(&mut x, mixed);
+                blocks.push(before);
+            } else {
+                x = half.join(x, mixed);
+            }
+            if !self.parallel {
+                seen = self.depth.as_ref().map_or_else(|| x.clone(), |depth| depth.mixes[1].forward(blocks, &x));
+            }
+        }
+        if let Some(half) = &self.mlp {
+            let worked = half.work.forward(&half.see(&seen));
+            drop(seen);
+            x = half.join(x, worked);
+        }
+        x
     }
 }
 
 /// A decoder with its weights.
 #[derive(Debug)]
 pub struct Decoder {
-    spec: spec::Decoder,
-    embedding: Weight,
+    ends: Ends,
+    /// Rows that are added by position.
+    positions: Option<Weight>,
     layers: Vec<Layer>,
-    norm: Norm,
-    /// `lm_head`, unless the embedding serves.
-    head: Option<Weight>,
-    precision: Precision,
-    rotations: Vec<Rotation>,
+    /// What the last norm sees, where that is a mean over depth.
+    depth: Option<DepthMix>,
+    plan: Plan,
     record: Record,
 }
 
@@ -119,83 +171,82 @@ impl Decoder {
     /// # Errors
     /// For a tensor that is missing, of another shape, or left over.
     pub fn load(spec: spec::Decoder, weights: Weights, mut progress: impl FnMut(usize, usize)) -> Result<Self> {
-        let root = weights.root();
-        let body = root.at("model");
-        let embedding = body.embedding("embed_tokens", [spec.vocab, spec.dim])?;
-        let mut rotations: Vec<Rotation> = Vec::new();
+        if spec.converted_only && !weights.root().converted() {
+            let message =
+                "original files of this family are not supported: take a checkpoint that was converted for MLX";
+            return Err(Error::unsupported(message));
+        }
+        let body = weights.root().at("model");
+        let positions = match spec.positions {
+            Some(0) => return Err(Error::invalid("config.json: a table of no positions")),
+            Some(rows) => Some(body.embedding("embed_positions", [rows, spec.dim])?),
+            None => None,
+        };
+        let ends = Ends::load(spec, &weights)?;
+        let spec = &ends.spec;
+        let mut plan = Plan::default();
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (index, layer) in spec.layers.iter().enumerate() {
-            let Mixer::Attention(attention) = &layer.mixer;
-            let rotation = attention.rope.as_ref().map(|rope| {
-                rotations.iter().position(|r| r.spec == *rope).unwrap_or_else(|| {
-                    rotations.push(Rotation::new(rope));
-                    rotations.len() - 1
-                })
-            });
-            layers.push(Layer::load(layer, &body.at("layers").at(index), spec.dim, rotation)?);
+            let w = body.at("layers").at(index);
+            let mut loaded = Layer::load(layer, &w, spec.dim, &mut plan)?;
+            if let Some(count) = spec.depth_blocks {
+                let mix = |name| DepthMix::load(layer.norm, &w, name, spec.dim);
+                let mixes = [mix("self_attention_res")?, mix("mlp_res")?];
+                loaded.depth = Some(Depth { mixes, begins: index.is_multiple_of(count) });
+            }
+            layers.push(loaded);
             progress(index + 1, spec.layers.len());
         }
-        let norm = Norm::load(spec.norm, &body, "norm", spec.dim)?;
-        let own = match spec.head {
-            Head::Tied => false,
-            Head::Own => true,
-            Head::OwnIfPresent => root.at("lm_head").has("weight"),
+        if spec.more_layers {
+            body.at("layers").ignore_from(spec.layers.len(), "tokens are predicted one at a time");
+        }
+        let depth = match spec.depth_blocks {
+            Some(_) => Some(DepthMix::load(spec.norm, &body, "output_attn_res", spec.dim)?),
+            None => None,
         };
-        let head = if own {
-            Some(root.embedding("lm_head", [spec.vocab, spec.dim])?)
-        } else {
-            root.ignore("lm_head", "the embedding serves as the head");
-            None
-        };
-        let precision = weights.precision();
         let record = weights.finish()?;
-        Ok(Self { spec, embedding, layers, norm, head, precision, rotations, record })
+        Ok(Self { ends, positions, layers, depth, plan, record })
     }
 }
 
 impl LanguageModel for Decoder {
     fn state(&self, options: &CacheOptions) -> Result<State> {
-        let layers = self.spec.layers.iter().map(|layer| {
-            let Mixer::Attention(a) = &layer.mixer;
-            (KvShape { heads: a.kv_heads, key_dim: a.head_dim, value_dim: a.head_dim }, a.window)
-        });
-        State::new(layers, options)
+        State::new(&self.plan.slots, options)
     }
 
     fn forward(&self, spans: &mut [Span<'_>]) -> Tensor {
-        let count = spans.iter().map(|s| s.tokens.len()).sum::<usize>();
-        let ids: SmallVec<[u32; 64]> = spans.iter().flat_map(|s| s.tokens.iter().copied()).collect();
-        let positions: SmallVec<[(usize, usize); 8]> =
-            spans.iter().map(|s| (s.state.offset(), s.tokens.len())).collect();
-        let tables: SmallVec<[Tables; 2]> =
-            self.rotations.iter().map(|r| r.tables(positions.iter().copied())).collect();
-        let mut x = self.embedding.take(&Tensor::from_u32(&ids, [count]));
-        if let Some(scale) = self.spec.embed_scale {
-            x = x.scale(scale);
+        let start = Start::of(&self.plan, spans);
+        let mut x = self.ends.embed(&start);
+        if let Some(table) = &self.positions {
+            let last = table.shape()[0] - 1;
+            let rows = start.positions.iter().flat_map(|(first, count)| *first..first + count);
+            let rows: SmallVec<[u32; 64]> = rows.map(|row| row.min(last) as u32).collect();
+            x = x.add(&table.take(&Tensor::from_u32(&rows, [rows.len()])));
         }
-        for (layer, weights) in self.layers.iter().enumerate() {
-            x = weights.forward(x, &Pass { tables: &tables, layer }, spans);
+        let mut blocks = Vec::new();
+        for layer in &self.layers {
+            x = layer.forward(x, &mut blocks, &start.pass(), spans);
         }
         for span in spans {
             span.state.advance(span.tokens.len());
         }
-        self.norm.forward(&x)
+        self.ends.norm(&self.depth.as_ref().map_or_else(|| x.clone(), |mix| mix.forward(&blocks, &x)))
     }
 
     fn logits(&self, hidden: &Tensor) -> Tensor {
-        let logits = hidden.linear(self.head.as_ref().unwrap_or(&self.embedding), self.precision);
-        match self.spec.logit_softcap {
-            Some(cap) => logits.softcap(cap),
-            None => logits,
-        }
+        self.ends.logits(hidden)
     }
 
     fn spec(&self) -> &spec::Decoder {
-        &self.spec
+        &self.ends.spec
     }
 
     fn record(&self) -> &Record {
         &self.record
+    }
+
+    fn slots(&self) -> &[SlotSpec] {
+        &self.plan.slots
     }
 }
 
@@ -206,10 +257,14 @@ impl LanguageModel for Decoder {
 pub fn load(
     checkpoint: &crate::Checkpoint,
     precision: Precision,
-    progress: impl FnMut(usize, usize),
+    mut progress: impl FnMut(usize, usize),
 ) -> Result<Box<dyn LanguageModel>> {
-    let spec = crate::families::decoder(&checkpoint.config)?;
-    let weights = Weights::new(checkpoint, spec.renames, precision)?;
-    let model = Decoder::load(spec, weights, progress).map_err(|e: Error| e.in_checkpoint(checkpoint))?;
-    Ok(Box::new(model))
+    let config = &checkpoint.config;
+    let spec = crate::families::decoder(config)?;
+    let weights = Weights::new(checkpoint, spec.renames, spec.transposed, precision)?;
+    let model = match crate::families::find(config.model_type()).and_then(|family| family.model) {
+        Some(load) => load(config, spec, weights, &mut progress),
+        None => Decoder::load(spec, weights, progress).map(|model| Box::new(model) as Box<dyn LanguageModel>),
+    };
+    model.map_err(|e: Error| e.in_checkpoint(checkpoint))
 }

@@ -7,11 +7,15 @@
 pub mod checkpoint;
 pub mod config;
 pub mod decoder;
+mod depth;
+mod ends;
 mod error;
 pub mod families;
 mod linear;
 mod mixer;
 mod mlp;
+mod norm;
+mod per_layer;
 mod rope;
 pub mod spec;
 pub mod state;
@@ -22,7 +26,7 @@ pub use config::Config;
 pub use decoder::{LanguageModel, Span};
 pub use error::{Error, ErrorKind};
 pub use mlxengine_tensor::Precision;
-pub use state::{CacheOptions, KvQuantization, State};
+pub use state::{CacheOptions, KvQuantization, SlotSpec, State};
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

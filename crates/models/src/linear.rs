@@ -25,12 +25,14 @@ impl Linear {
 #[derive(Debug)]
 pub struct ExpertLinear {
     pub(crate) weight: Weight,
+    /// `[experts, outputs]`.
+    pub(crate) bias: Option<Tensor>,
     pub(crate) precision: Precision,
 }
 
 impl ExpertLinear {
     /// Each slot's row by its expert: `x [T, K]` or `[T, S, K]`, `ids [T, S]`, `-> [T, S, N]`.
     pub fn forward(&self, x: &Tensor, ids: &Tensor) -> Tensor {
-        x.gather_linear(ids, &self.weight, None, self.precision)
+        x.gather_linear(ids, &self.weight, self.bias.as_ref(), self.precision)
     }
 }

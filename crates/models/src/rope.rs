@@ -27,6 +27,10 @@ impl Rotation {
             RopeScaling::Linear { factor } => (periods.into_iter().map(|p| p * factor).collect(), 1.0),
             RopeScaling::Llama3 { .. } => (periods.into_iter().map(|p| llama3(p, &spec.scaling)).collect(), 1.0),
             RopeScaling::Yarn { mscale, .. } => (yarn(periods, spec), *mscale),
+            RopeScaling::Proportional { rotated, factor } => {
+                let turns = |(i, p): (usize, f32)| if 2 * i < *rotated { p * factor } else { f32::INFINITY };
+                (periods.into_iter().enumerate().map(turns).collect(), 1.0)
+            }
             RopeScaling::PerFrequency { factors, mscale } => {
                 (periods.iter().zip(factors).map(|(p, f)| p * f).collect(), *mscale)
             }

@@ -1,5 +1,9 @@
 //! Reading a checkpoint strictly: every tensor is used, or ignored for a reason; every one needed is found, in its shape.
 
+mod experts;
+mod latent;
+mod names;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
@@ -7,7 +11,7 @@ use std::fmt::Display;
 use mlxengine_tensor::{Dtype, Precision, QuantFormat, QuantMode, QuantizedTensor, Shape, Spec, Tensor, Weight};
 use serde_json::Value;
 
-use crate::linear::{ExpertLinear, Linear};
+use crate::linear::Linear;
 use crate::{Checkpoint, Error, ErrorKind, Result, spec};
 
 /// One array that a model took from its checkpoint.
@@ -57,8 +61,8 @@ impl Record {
     pub fn token_bytes(&self, spec: &spec::Decoder) -> usize {
         let own_head = self.taken.iter().any(|t| t.module == "lm_head");
         let experts = spec.layers.iter().find_map(|layer| match &layer.mlp {
-            spec::Mlp::Experts(e) => Some((e.active, e.count)),
-            spec::Mlp::Gated(_) => None,
+            Some(spec::Mlp::Experts(e)) => Some((e.active, e.count)),
+            _ => None,
         });
         let read = |t: &Taken| match experts {
             _ if own_head && t.module.ends_with("embed_tokens") => t.bytes / spec.vocab,
@@ -87,6 +91,8 @@ pub struct Weights {
     tensors: BTreeMap<String, Entry>,
     missing_shards: Vec<String>,
     precision: Precision,
+    /// Whether the files are in MLX's layout.
+    converted: bool,
     record: RefCell<Ledger>,
 }
 
@@ -103,22 +109,30 @@ struct Ledger {
 }
 
 impl Weights {
-    /// The tensors of a checkpoint, renamed by replacing each first text by its second; the layers made of them compute in
-    /// the precision given.
+    /// The tensors of a checkpoint, renamed by replacing each first text by its second, and matrices turned whose names start
+    /// as `transposed` says; the layers made of them compute in the precision given.
     ///
     /// # Errors
     /// If the configuration names a quantization that is not known.
-    pub fn new(checkpoint: &Checkpoint, renames: &[(&str, &str)], precision: Precision) -> Result<Self> {
+    pub fn new(
+        checkpoint: &Checkpoint,
+        renames: &[(&str, &str)],
+        transposed: &[&str],
+        precision: Precision,
+    ) -> Result<Self> {
         check_quantization(checkpoint)?;
-        let canonical = |name: &str| renames.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to));
-        let tensors = checkpoint
-            .tensors
-            .iter()
-            .map(|(name, tensor)| (canonical(name), Entry { tensor: tensor.clone(), name: name.clone() }));
+        let entry = |name: &String, tensor: &Tensor| {
+            let turned = tensor.shape().len() == 2 && transposed.iter().any(|start| name.starts_with(start));
+            let tensor = if turned { tensor.clone().permute(&[1, 0]) } else { tensor.clone() };
+            Entry { tensor, name: name.clone() }
+        };
+        let tensors =
+            checkpoint.tensors.iter().map(|(name, tensor)| (names::canonical(name, renames), entry(name, tensor)));
         Ok(Self {
             tensors: tensors.collect(),
             missing_shards: checkpoint.missing_shards.clone(),
             precision,
+            converted: checkpoint.mlx_format,
             record: RefCell::default(),
         })
     }
@@ -145,10 +159,9 @@ impl Weights {
             if ledger.used.contains(name) {
                 continue;
             }
-            if name.ends_with("rotary_emb.inv_freq") || name.ends_with(".rope.inv_freq") {
-                record.ignored.push((entry.name.clone(), "frequencies follow from config.json"));
-            } else {
-                left.push(format!("`{}` {}", entry.name, entry.tensor.spec()));
+            match names::needless(name) {
+                Some(reason) => record.ignored.push((entry.name.clone(), reason)),
+                None => left.push(format!("`{}` {}", entry.name, entry.tensor.spec())),
             }
         }
         if left.is_empty() {
@@ -209,6 +222,10 @@ fn check_quantization(checkpoint: &Checkpoint) -> Result<()> {
     }
     if let Some(q) = checkpoint.config.get("quantization_config") {
         let method = q.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
+        // Experts packed so are found by their names.
+        if method == "mxfp4" {
+            return Ok(());
+        }
         return unsupported(format!(
             "quantization `{method}` is not supported: take an MLX or an unquantized version of this checkpoint"
         ));
@@ -227,6 +244,34 @@ impl<'a> Scope<'a> {
     pub fn at(&self, part: impl Display) -> Scope<'a> {
         let path = if self.path.is_empty() { part.to_string() } else { format!("{}.{part}", self.path) };
         Scope { weights: self.weights, path }
+    }
+
+    /// The scope of the first of these parts that the checkpoint has, else of the first.
+    pub fn first(&self, parts: &[&str]) -> Scope<'a> {
+        let has = |part: &&&str| {
+            let prefix = format!("{}.", self.at(part).path);
+            self.weights.tensors.range(prefix.clone()..).next().is_some_and(|(name, _)| name.starts_with(&prefix))
+        };
+        self.at(parts.iter().find(has).unwrap_or(&parts[0]))
+    }
+
+    /// Whether the files are in MLX's layout.
+    pub(crate) fn converted(&self) -> bool {
+        self.weights.converted
+    }
+
+    /// Leaves everything of the parts numbered from `first` on unread, for a reason.
+    pub(crate) fn ignore_from(&self, first: usize, reason: &'static str) {
+        let prefix = format!("{}.", self.path);
+        let mut ledger = self.weights.record.borrow_mut();
+        for (name, entry) in self.weights.tensors.range(prefix.clone()..) {
+            let Some(rest) = name.strip_prefix(&prefix) else { break };
+            let number = rest.split('.').next().and_then(|number| number.parse::<usize>().ok());
+            if number.is_some_and(|number| number >= first) {
+                ledger.used.insert(name.clone());
+                ledger.record.ignored.push((entry.name.clone(), reason));
+            }
+        }
     }
 
     /// Whether the checkpoint has a tensor here.
@@ -279,23 +324,6 @@ impl<'a> Scope<'a> {
         }))
     }
 
-    /// The same layer of each expert, `[inputs, outputs]`, stacked under `switch_mlp` (MLX) or one by one under `experts.N`.
-    ///
-    /// # Errors
-    /// If a tensor is missing or of another shape.
-    pub fn experts(&self, name: &str, count: usize, [inputs, outputs]: [usize; 2]) -> Result<ExpertLinear> {
-        let stacked = self.at("switch_mlp").at(name);
-        if stacked.has("weight") || !self.at("experts").at(0).at(name).has("weight") {
-            let weight = stacked.weight(&[count, outputs, inputs])?;
-            return Ok(ExpertLinear { weight, precision: self.weights.precision });
-        }
-        let one_by_one = (0..count).map(|e| self.at("experts").at(e).at(name).weight(&[outputs, inputs]));
-        let parts: Vec<Weight> = one_by_one.collect::<Result<_>>()?;
-        stack(&parts)
-            .map(|weight| ExpertLinear { weight, precision: self.weights.precision })
-            .ok_or_else(|| Error::invalid(format!("the experts of `{}` are not all stored alike", stacked.path)))
-    }
-
     /// A table of rows, dense or quantized.
     ///
     /// # Errors
@@ -309,11 +337,50 @@ impl<'a> Scope<'a> {
     /// # Errors
     /// If it is missing, of another length, or no floats.
     pub fn vector(&self, name: &str, length: usize) -> Result<Tensor> {
+        self.floats(name, &[length])
+    }
+
+    /// A small array of floats, as `F32`.
+    ///
+    /// # Errors
+    /// If it is missing, of another shape, or no floats.
+    pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        Ok(self.array(name, shape)?.to_f32().expect("floats convert"))
+    }
+
+    /// One float, whatever the rank of its array.
+    ///
+    /// # Errors
+    /// If it is missing, several, or none.
+    pub fn number(&self, name: &str) -> Result<Tensor> {
+        let w = self.at(name);
+        let shape = self.weights.tensors.get(&w.path).map(|entry| *entry.tensor.shape());
+        let one = shape.filter(|shape| shape.elements() == 1);
+        Ok(self.floats(name, one.as_deref().unwrap_or(&[1]))?.reshape([1]))
+    }
+
+    /// An array of floats as it lies.
+    fn array(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let w = self.at(name);
         let tensor = self.weights.take(&w.path).ok_or_else(|| self.weights.missing(&w.path))?;
-        w.expect(&tensor, &[length])?;
+        w.expect(&tensor, shape)?;
         self.weights.note(&w.path, &Weight::Dense(tensor.clone()));
-        Ok(tensor.to_f32().expect("floats convert"))
+        Ok(tensor)
+    }
+
+    /// The kernels of a convolution over time of each channel alone, as `F32 [channels, kernel]`; checkpoints have an axis of
+    /// size 1 before the kernel's (PyTorch) or after it (MLX).
+    ///
+    /// # Errors
+    /// If they are missing, of another shape, or no floats.
+    pub fn kernels(&self, name: &str, [channels, kernel]: [usize; 2]) -> Result<Tensor> {
+        let w = self.at(name);
+        let tensor = self.weights.take(&w.path).ok_or_else(|| self.weights.missing(&w.path))?;
+        let tensor =
+            if **tensor.shape() == [channels, 1, kernel] { tensor.reshape([channels, kernel, 1]) } else { tensor };
+        w.expect(&tensor, &[channels, kernel, 1])?;
+        self.weights.note(&w.path, &Weight::Dense(tensor.clone()));
+        Ok(tensor.to_f32().expect("floats convert").reshape([channels, kernel]))
     }
 
     fn expect(&self, tensor: &Tensor, shape: &[usize]) -> Result<()> {
@@ -397,41 +464,6 @@ impl<'a> Scope<'a> {
                 ErrorKind::UnsupportedQuantization,
                 format!("`{path}` is {}, one number is supported", tensor.spec()),
             )),
-        }
-    }
-}
-
-/// Experts stored one by one, copied into one stack; `None` if they are not stored alike.
-fn stack(parts: &[Weight]) -> Option<Weight> {
-    let join = |tensors: Vec<&Tensor>| {
-        let spec = tensors[0].spec();
-        let alike = tensors.iter().all(|t| t.spec() == spec);
-        let row = |t: &Tensor| t.clone().reshape([1, spec.shape[0], spec.shape[1]]);
-        alike.then(|| Tensor::concat(tensors.iter().map(|t| row(t)), 0))
-    };
-    match parts.first()? {
-        Weight::Dense(_) => {
-            let tensors = parts.iter().map(|p| if let Weight::Dense(t) = p { Some(t) } else { None });
-            Some(Weight::Dense(join(tensors.collect::<Option<_>>()?)?))
-        }
-        Weight::Quantized(first) => {
-            let all: Vec<&QuantizedTensor> = parts
-                .iter()
-                .map(|p| if let Weight::Quantized(q) = p { Some(q) } else { None })
-                .collect::<Option<_>>()?;
-            if all.iter().any(|q| q.format != first.format || q.multiplier != first.multiplier) {
-                return None;
-            }
-            let biases: Option<Vec<&Tensor>> = all.iter().map(|q| q.biases.as_ref()).collect();
-            Some(Weight::Quantized(QuantizedTensor {
-                codes: join(all.iter().map(|q| &q.codes).collect())?,
-                scales: join(all.iter().map(|q| &q.scales).collect())?,
-                biases: match biases {
-                    Some(biases) => Some(join(biases)?),
-                    None => None,
-                },
-                ..first.clone()
-            }))
         }
     }
 }

@@ -108,6 +108,42 @@ fn a_whole_checkpoint_runs_and_is_accounted_for() {
     assert_eq!(model.record().parameters(), 40 * 64 + 2 * 64 * 64 + 2 * 32 * 64 + 3 * 96 * 64 + 3 * 64);
 }
 
+/// The same weights inside a checkpoint that also sees images.
+fn wrapped(prefix: &str) -> Tensors {
+    let mut all: Tensors = HashMap::new();
+    for (name, tensor) in tensors() {
+        all.insert(format!("{prefix}{}", name.strip_prefix("model.").unwrap()), tensor);
+    }
+    all.insert("vision_tower.blocks.0.weight".into(), tensor(3, &[8, 8]));
+    all.insert("model.multi_modal_projector.linear_1.weight".into(), tensor(4, &[64, 8]));
+    all
+}
+
+#[test]
+fn a_text_model_comes_out_of_its_wrapper() {
+    let text = config();
+    let wrapper = json!({"model_type": "mistral3", "text_config": text, "vision_config": {"hidden_size": 8}});
+    let alone = load_parts(&config(), &tensors()).unwrap();
+    let logits = |model: &dyn LanguageModel| {
+        let mut state = model.state(&CacheOptions::default()).unwrap();
+        let hidden = model.forward(&mut [Span { tokens: &[1, 2, 3], state: &mut state }]);
+        model.logits(&hidden).f32s().to_vec()
+    };
+    for prefix in ["language_model.model.", "model.language_model."] {
+        let model = load_parts(&wrapper, &wrapped(prefix)).unwrap();
+        let ignored: Vec<&str> = model.record().ignored.iter().map(|(_, reason)| *reason).collect();
+        assert_eq!(ignored, ["text is read, no images and no sound"; 2], "{prefix}");
+        assert_eq!(logits(&*model), logits(&*alone), "{prefix}");
+    }
+    let mut odd = wrapped("language_model.model.");
+    odd.insert("language_model.model.layers.0.mlp.extra.weight".into(), tensor(5, &[8, 8]));
+    refused(
+        load_parts(&wrapper, &odd),
+        ErrorKind::InvalidCheckpoint,
+        &["`language_model.model.layers.0.mlp.extra.weight`"],
+    );
+}
+
 #[test]
 fn files_that_are_not_there() {
     let directory = Directory::new();

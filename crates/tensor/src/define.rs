@@ -9,8 +9,8 @@ use crate::{Binary, Dtype, Op, QuantFormat, QuantMode, Reduce, Sdpa, Tensor, Ten
 
 /// Computes a fused operation, or a contraction with packed weights, by plain operations; `None` for a plain operation,
 /// which is its own definition.
-pub fn define(op: &Op, inputs: &[Tensor]) -> Option<Tensor> {
-    Some(match *op {
+pub fn define(op: &Op, inputs: &[Tensor]) -> Option<Tensors> {
+    let result = match *op {
         Op::RmsNorm { eps } => rms_norm(inputs, eps),
         Op::LayerNorm { eps } => layer_norm(inputs, eps),
         Op::Rope { traditional } => rope(inputs, traditional),
@@ -30,6 +30,9 @@ pub fn define(op: &Op, inputs: &[Tensor]) -> Option<Tensor> {
             let bias = if bias { inputs.last() } else { None };
             gather_matmul(&inputs[0], &inputs[1], &dequantize(format, multiplier, parts), bias)
         }
+        Op::CausalConv => return Some(causal_conv(inputs)),
+        Op::DeltaScan => return Some(delta_scan(inputs)),
+        Op::SsmScan => return Some(ssm_scan(inputs)),
         Op::Unary(_)
         | Op::Binary(_)
         | Op::Select
@@ -47,7 +50,8 @@ pub fn define(op: &Op, inputs: &[Tensor]) -> Option<Tensor> {
         | Op::Matmul { .. }
         | Op::Quantize(_)
         | Op::Dequantize { .. } => return None,
-    })
+    };
+    Some(smallvec![result])
 }
 
 fn scalar(x: f32) -> Tensor {
@@ -159,4 +163,56 @@ fn gather_matmul(x: &Tensor, ids: &Tensor, experts: &Tensor, bias: Option<&Tenso
     });
     let rows: Tensors = rows.collect();
     Tensor::concat(rows, 0).reshape([tokens, slots, outputs])
+}
+
+fn causal_conv(inputs: &[Tensor]) -> Tensors {
+    let [x, tail, weight] = [&inputs[0], &inputs[1], &inputs[2]];
+    let (kernel, count) = (weight.shape()[0], x.shape()[0]);
+    let all = Tensor::concat([tail.clone(), x.clone()], 0);
+    let tap = |k: usize| all.clone().slice(0, k, count).mul(&weight.clone().slice(0, k, 1));
+    let y = (1..kernel).fold(tap(0), |sum, k| sum.add(&tap(k)));
+    let y = inputs.get(3).map_or(y.clone(), |bias| y.add(bias));
+    smallvec![y, all.slice(0, count, kernel - 1)]
+}
+
+/// Rows of position `t` of `x [T, G, N]`, each for all the heads that share it, as `[H, 1, N]`.
+fn shared(x: &Tensor, t: usize, heads: usize) -> Tensor {
+    let [groups, size] = [x.shape()[1], x.shape()[2]];
+    let row = x.clone().slice(0, t, 1).reshape([groups, 1, size]);
+    Tensor::zeros(Dtype::F32, [groups, heads / groups, size]).add(&row).reshape([heads, 1, size])
+}
+
+fn delta_scan(inputs: &[Tensor]) -> Tensors {
+    let [q, k, v] = [&inputs[0], &inputs[1], &inputs[2]];
+    let [tokens, heads, value_dim] = [v.shape()[0], v.shape()[1], v.shape()[2]];
+    let at = |x: &Tensor, t: usize, shape: [usize; 3]| x.clone().slice(0, t, 1).reshape(shape);
+    let gate = inputs[3].shape().elements() / (tokens * heads).max(1);
+    let (mut state, mut rows) = (inputs[5].clone(), Tensors::new());
+    for t in 0..tokens {
+        let (query, key) = (shared(q, t, heads), shared(k, t, heads));
+        state = state.mul(&at(&inputs[3], t, [heads, 1, gate]));
+        let memory = state.clone().mul(&key).reduce(Reduce::Sum);
+        let delta = at(v, t, [heads, value_dim, 1]).binary(Binary::Sub, &memory);
+        state = state.clone().add(&delta.mul(&at(&inputs[4], t, [heads, 1, 1])).mul(&key));
+        rows.push(state.clone().mul(&query).reduce(Reduce::Sum).reshape([1, heads, value_dim]));
+    }
+    smallvec![Tensor::concat(rows, 0), state]
+}
+
+fn ssm_scan(inputs: &[Tensor]) -> Tensors {
+    let [x, dt, a] = [&inputs[0], &inputs[1], &inputs[2]];
+    let [tokens, heads, dim] = [x.shape()[0], x.shape()[1], x.shape()[2]];
+    let a = a.clone().reshape([heads, 1, a.shape().elements() / heads]);
+    let (mut state, mut rows) = (inputs[6].clone(), Tensors::new());
+    for t in 0..tokens {
+        let dt = dt.clone().slice(0, t, 1).reshape([heads, 1, 1]);
+        let input = x.clone().slice(0, t, 1).reshape([heads, dim, 1]);
+        let (b, c) = (shared(&inputs[3], t, heads), shared(&inputs[4], t, heads));
+        let decay = a.clone().mul(&dt).unary(Unary::Exp);
+        state = state.mul(&decay).add(&input.clone().mul(&dt).mul(&b));
+        let y = state.clone().mul(&c).reduce(Reduce::Sum);
+        let skip = input.mul(&inputs[5].clone().reshape([heads, 1, 1]));
+        rows.push(y.add(&skip).reshape([1, heads, dim]));
+    }
+    smallvec![Tensor::concat(rows, 0), state]
 }

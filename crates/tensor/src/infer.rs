@@ -60,6 +60,9 @@ pub fn infer(op: &Op, inputs: &[Spec]) -> Result<Specs, ShapeError> {
         Op::LayerNorm { .. } => check.norm(3),
         Op::Rope { .. } => check.rope(),
         Op::Sdpa(sdpa) => check.sdpa(sdpa),
+        Op::CausalConv => check.causal_conv(),
+        Op::DeltaScan => check.delta_scan(),
+        Op::SsmScan => check.ssm_scan(),
     }
 }
 
@@ -310,6 +313,44 @@ impl Check<'_> {
             && 2 * cos.shape[1] <= x.shape[2];
         self.that(fits, "rotates [T, H, D] by [T, R/2] twice, R at most D")?;
         Ok(one(x))
+    }
+
+    fn causal_conv(&self) -> Result<Specs, ShapeError> {
+        self.that(matches!(self.inputs.len(), 3 | 4), "takes x, tail, weight and perhaps a bias")?;
+        let [x, tail, weight] = [self.floats()?[0], self.inputs[1], self.inputs[2]];
+        let channels = x.shape.last();
+        let fits = [x, tail, weight].iter().all(|t| t.shape.len() == 2 && t.shape[1] == channels)
+            && weight.shape[0] == tail.shape[0] + 1
+            && self.inputs.get(3).is_none_or(|bias| *bias.shape == [channels]);
+        self.that(fits, "convolves [T, C] after [K - 1, C] by [K, C], with a bias [C]")?;
+        Ok(smallvec![x, tail])
+    }
+
+    fn delta_scan(&self) -> Result<Specs, ShapeError> {
+        let [q, k, v] = [self.arity(6)?.floats()?[0], self.inputs[1], self.inputs[2]];
+        let [decay, beta, state] = [self.inputs[3], self.inputs[4], self.inputs[5]];
+        self.that(q.shape.len() == 3 && q == k && v.shape.len() == 3, "q and k are [T, G, Dk], v is [T, H, Dv]")?;
+        let ([tokens, groups, key_dim], [heads, value_dim]) =
+            ([q.shape[0], q.shape[1], q.shape[2]], [v.shape[1], v.shape[2]]);
+        self.that(v.shape[0] == tokens && groups > 0 && heads.is_multiple_of(groups), "heads or lengths do not match")?;
+        let gates = *beta.shape == [tokens, heads]
+            && (*decay.shape == [tokens, heads] || *decay.shape == [tokens, heads, key_dim]);
+        self.that(gates && *state.shape == [heads, value_dim, key_dim], "gates or state do not fit the heads")?;
+        Ok(smallvec![v, state])
+    }
+
+    fn ssm_scan(&self) -> Result<Specs, ShapeError> {
+        let [x, dt, a, b] = [self.arity(7)?.floats()?[0], self.inputs[1], self.inputs[2], self.inputs[3]];
+        let [c, d, state] = [self.inputs[4], self.inputs[5], self.inputs[6]];
+        self.that(x.shape.len() == 3 && b.shape.len() == 3 && b == c, "x is [T, H, D], b and c are [T, G, N]")?;
+        let ([tokens, heads, dim], [groups, state_dim]) =
+            ([x.shape[0], x.shape[1], x.shape[2]], [b.shape[1], b.shape[2]]);
+        self.that(b.shape[0] == tokens && groups > 0 && heads.is_multiple_of(groups), "heads or lengths do not match")?;
+        let gates = *dt.shape == [tokens, heads]
+            && *d.shape == [heads]
+            && (*a.shape == [heads] || *a.shape == [heads, state_dim]);
+        self.that(gates && *state.shape == [heads, dim, state_dim], "gates or state do not fit the heads")?;
+        Ok(smallvec![x, state])
     }
 
     fn sdpa(&self, sdpa: Sdpa) -> Result<Specs, ShapeError> {

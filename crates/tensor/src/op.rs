@@ -129,6 +129,15 @@ pub enum Op {
     /// Attention of the last `T` of `S` positions: `[q [T, H, Dk], k.., v.., sinks? [H]]`, where `k` is `[S, G, Dk]` and `v`
     /// `[S, G, Dv]`, or each is its `codes, scales, biases?`.
     Sdpa(Sdpa),
+    /// `[x [T, C], tail [K - 1, C], weight [K, C], bias? [C]]`: each channel's sum over its last `K` positions, oldest first,
+    /// where `tail` comes before `x`; `-> [y [T, C], tail]`, the tail for what follows.
+    CausalConv,
+    /// The gated delta rule (Yang et al. 2024): `[q [T, G, Dk], k, v [T, H, Dv], decay [T, H] or [T, H, Dk], beta [T, H],
+    /// state [H, Dv, Dk]] -> [y [T, H, Dv], state]`. At each position `S ← S·decay; S ← S + beta (v - S k) kᵀ; y = S q`.
+    DeltaScan,
+    /// A selective state space (Gu & Dao 2023): `[x [T, H, D], dt [T, H], a [H] or [H, N], b [T, G, N], c [T, G, N], d [H],
+    /// state [H, D, N]] -> [y [T, H, D], state]`. At each position `S ← S·exp(dt a) + dt x bᵀ; y = S c + d x`.
+    SsmScan,
     /// `[gate, up]`: `act(gate) * up` (Shazeer 2020).
     Glu(Unary),
     /// `[x]`: `cap * tanh(x / cap)`.

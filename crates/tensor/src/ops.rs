@@ -135,6 +135,19 @@ impl Tensor {
         }
     }
 
+    /// `self · weight`, a linear layer the other way round: always exact.
+    #[track_caller]
+    pub fn product(&self, weight: &Weight) -> Tensor {
+        let (transpose, precision) = (false, Precision::Exact);
+        match weight {
+            Weight::Dense(w) => Tensor::apply(&Op::Matmul { transpose, precision }, smallvec![self.clone(), w.clone()]),
+            Weight::Quantized(q) => {
+                let op = Op::QuantizedMatmul { format: q.format, transpose, multiplier: q.multiplier, precision };
+                Tensor::apply(&op, q.after(smallvec![self.clone()]))
+            }
+        }
+    }
+
     /// Each slot's row by its expert: `self [T, K]` or `[T, S, K]`, `ids [T, S]`, `experts [E, N, K]`, `-> [T, S, N]`.
     #[track_caller]
     pub fn gather_linear(&self, ids: &Tensor, experts: &Weight, bias: Option<&Tensor>, precision: Precision) -> Tensor {
@@ -191,6 +204,37 @@ impl Tensor {
         inputs.extend(values);
         inputs.extend(sinks.cloned());
         Tensor::apply(&Op::Sdpa(Sdpa { sinks: sinks.is_some(), ..sdpa }), inputs)
+    }
+
+    /// Each channel's sum over its last positions: `self [T, C]` after `tail [K - 1, C]`, which moves on, by
+    /// `weight [K, C]`.
+    #[track_caller]
+    pub fn causal_conv(&self, tail: &mut Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+        let mut inputs: Tensors = smallvec![self.clone(), std::mem::take(tail), weight.clone()];
+        inputs.extend(bias.cloned());
+        Self::moving(&Op::CausalConv, inputs, tail)
+    }
+
+    /// The gated delta rule over positions: `parts` are queries, keys, values, decays and betas as [`Op::DeltaScan`] lists
+    /// them; moves `state` on.
+    #[track_caller]
+    pub fn delta_scan(parts: [Tensor; 5], state: &mut Tensor) -> Tensor {
+        Self::moving(&Op::DeltaScan, parts.into_iter().chain([std::mem::take(state)]).collect(), state)
+    }
+
+    /// A selective state space over positions: `parts` are `x, dt, a, b, c, d` as [`Op::SsmScan`] lists them; moves `state`
+    /// on.
+    #[track_caller]
+    pub fn ssm_scan(parts: [Tensor; 6], state: &mut Tensor) -> Tensor {
+        Self::moving(&Op::SsmScan, parts.into_iter().chain([std::mem::take(state)]).collect(), state)
+    }
+
+    /// Applies an operation whose second result is the next value of `carried`.
+    #[track_caller]
+    fn moving(op: &Op, inputs: Tensors, carried: &mut Tensor) -> Tensor {
+        let mut outputs = Tensor::apply_all(op, inputs);
+        *carried = outputs.pop().expect("two results");
+        outputs.pop().expect("two results")
     }
 
     /// `act(self) * up`.

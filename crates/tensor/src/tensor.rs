@@ -207,6 +207,16 @@ impl Tensor {
         self
     }
 
+    /// Bytes read as words along the last axis: no copy. `None` for other types, and rows that are no whole words.
+    pub fn words(mut self) -> Option<Tensor> {
+        let last = self.shape().last();
+        if self.dtype() != Dtype::U8 || self.shape().is_empty() || !last.is_multiple_of(4) {
+            return None;
+        }
+        self.spec = Spec::new(Dtype::U32, self.shape().with_last(last / 4));
+        Some(self)
+    }
+
     /// A copy of the numbers as `f32`, whatever their type; `None` for types that are not plain numbers.
     pub fn to_f32(&self) -> Option<Tensor> {
         let mut out = Tensor::empty(Spec::new(Dtype::F32, *self.shape()));
@@ -253,6 +263,13 @@ impl Tensor {
             Ok(outputs) => cpu::eval(op, inputs, &outputs),
             Err(e) => panic!("{e}"),
         }
+    }
+}
+
+/// No elements.
+impl Default for Tensor {
+    fn default() -> Self {
+        Self::empty(Spec::new(Dtype::F32, [0]))
     }
 }
 

@@ -59,6 +59,23 @@ impl Weight {
         }
     }
 
+    /// One matrix of a stack (rank 3): no copy.
+    pub fn part(&self, index: usize) -> Weight {
+        let cut = |tensor: &Tensor| {
+            let [_, rows, columns] = [0, 1, 2].map(|axis| tensor.shape()[axis]);
+            tensor.clone().slice(0, index, 1).reshape([rows, columns])
+        };
+        match self {
+            Weight::Dense(tensor) => Weight::Dense(cut(tensor)),
+            Weight::Quantized(q) => Weight::Quantized(QuantizedTensor {
+                codes: cut(&q.codes),
+                scales: cut(&q.scales),
+                biases: q.biases.as_ref().map(cut),
+                ..*q
+            }),
+        }
+    }
+
     /// Bytes that the weight takes in its file.
     pub fn bytes(&self) -> usize {
         match self {

@@ -19,11 +19,14 @@ fn noise(seed: u64, shape: impl Into<Shape>) -> Tensor {
 
 #[track_caller]
 fn agrees(op: Op, inputs: &[Tensor], tolerance: f32) {
-    let ours = Tensor::apply(&op, inputs.iter().cloned().collect());
+    let ours = Tensor::apply_all(&op, inputs.iter().cloned().collect());
     let meant = define(&op, inputs).expect("a fused operation has a definition");
-    assert_eq!(ours.spec(), meant.spec(), "{op:?}");
-    for (i, (a, b)) in ours.f32s().iter().zip(meant.f32s()).enumerate() {
-        assert!((a - b).abs() <= tolerance * (1.0 + b.abs()), "{op:?} at {i}: {a}, meant {b}");
+    assert_eq!(ours.len(), meant.len(), "{op:?}");
+    for (ours, meant) in ours.iter().zip(&meant) {
+        assert_eq!(ours.spec(), meant.spec(), "{op:?}");
+        for (i, (a, b)) in ours.f32s().iter().zip(meant.f32s()).enumerate() {
+            assert!((a - b).abs() <= tolerance * (1.0 + b.abs()), "{op:?} at {i}: {a}, meant {b}");
+        }
     }
 }
 
@@ -57,6 +60,38 @@ fn gates_and_caps() {
         agrees(Op::Glu(act), &[gate.clone(), up.clone()], 1e-6);
     }
     agrees(Op::Softcap(0.5), &[gate], 1e-6);
+}
+
+#[test]
+fn convolutions() {
+    for (tokens, kernel, channels) in [(1, 4, 33), (2, 4, 16), (9, 3, 40), (5, 1, 8)] {
+        let inputs = [noise(20, [tokens, channels]), noise(21, [kernel - 1, channels]), noise(22, [kernel, channels])];
+        agrees(Op::CausalConv, &inputs, 1e-6);
+        let with_bias: Vec<Tensor> = inputs.into_iter().chain([noise(23, [channels])]).collect();
+        agrees(Op::CausalConv, &with_bias, 1e-6);
+    }
+}
+
+/// Numbers in 0..1.
+fn share(seed: u64, shape: impl Into<Shape>) -> Tensor {
+    noise(seed, shape).unary(Unary::Abs)
+}
+
+#[test]
+fn scans() {
+    for (tokens, groups, heads, dim, size) in [(1, 2, 4, 8, 16), (7, 1, 3, 5, 19), (70, 2, 2, 16, 32)] {
+        for vector in [false, true] {
+            let keys = noise(24, [tokens, groups, size]).scale((size as f32).sqrt().recip());
+            let decay = if vector { share(25, [tokens, heads, size]) } else { share(25, [tokens, heads]) };
+            let (values, state) = (noise(26, [tokens, heads, dim]), noise(27, [heads, dim, size]));
+            let queries = noise(28, [tokens, groups, size]);
+            let beta = share(29, [tokens, heads]);
+            agrees(Op::DeltaScan, &[queries.clone(), keys.clone(), values.clone(), decay, beta, state.clone()], 1e-5);
+            let a = if vector { share(30, [heads, size]) } else { share(30, [heads]) }.scale(-3.0);
+            let (dt, d) = (share(31, [tokens, heads]), noise(32, [heads]));
+            agrees(Op::SsmScan, &[values, dt, a, keys, queries, d, state], 1e-5);
+        }
+    }
 }
 
 #[test]
@@ -141,6 +176,10 @@ fn messages_name_the_operation_and_both_shapes() {
     assert_eq!(
         message(Op::RmsNorm { eps: 1e-5 }, &[spec(&[3, 8]), spec(&[9])]),
         "[rms_norm] F32[3,8] × F32[9]: parameters are as long as a row"
+    );
+    assert_eq!(
+        message(Op::CausalConv, &[spec(&[3, 8]), spec(&[3, 8]), spec(&[3, 8])]),
+        "[causal_conv] F32[3,8] × F32[3,8] × F32[3,8]: convolves [T, C] after [K - 1, C] by [K, C], with a bias [C]"
     );
     assert_eq!(
         message(Op::Slice { axis: 1, start: 3, count: 9 }, &[spec(&[4, 8])]),

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use mlxengine_models::{CacheOptions, Checkpoint, LanguageModel, Precision, Span, State, decoder, families};
+use mlxengine_models::{
+    CacheOptions, Checkpoint, KvQuantization, LanguageModel, Precision, Span, State, decoder, families,
+};
 use mlxengine_tensor::Tensor;
 
 use crate::golden::{Golden, last_rows};
@@ -58,6 +60,10 @@ pub(crate) fn check(case: &Case, sheet: &mut Sheet<'_>) -> Result<(), Stop> {
     }
     let prompts: Vec<&[u32]> = manifest.prompts.values().map(Vec::as_slice).collect();
     sheet.check("batch", || batch(model, &prompts));
+    for (name, ids) in &manifest.prompts {
+        sheet.check(format!("{name}.rewind"), || rewind(model, ids, manifest.tolerance));
+    }
+    sheet.check("small caches", || small_caches(model, &prompts));
     if let Some(recorded) = &manifest.text {
         text::check(sheet, &dir, recorded);
     }
@@ -132,6 +138,44 @@ fn batch(model: &dyn LanguageModel, prompts: &[&[u32]]) -> Result<Measure, Stop>
         measures.push((format!("logits of {what}"), Measure::exact(&bits(&model.logits(&got)), &want_logits)));
     }
     Measure::worst(measures)
+}
+
+/// Half a prompt, a mark, the other half; then back to the mark and the other half again: the very bits, or where a cache had
+/// forgotten what it needs, the same logits from further back.
+fn rewind(model: &dyn LanguageModel, ids: &[u32], tolerance: Tolerance) -> Result<Measure, Stop> {
+    let mut sequence = Sequence::new(model, &CacheOptions::default())?;
+    let (before, after) = ids.split_at(ids.len() / 2);
+    sequence.hidden(before);
+    sequence.state.mark();
+    let want = sequence.feed(after);
+    let kept = sequence.state.rewind(before.len());
+    if kept > before.len() || sequence.state.offset() != kept {
+        return Err(Stop::failed(format!("a state of {} went back to {kept}, not {}", ids.len(), before.len())));
+    }
+    let got = sequence.feed(&ids[kept..]);
+    if kept == before.len() {
+        return Measure::exact(&bits(&got), &bits(&want));
+    }
+    Measure::close(last_rows(&got, after.len()), want.f32s(), [tolerance.f32_atol, tolerance.f32_rtol])
+}
+
+/// Prompts in pieces through caches that forget, and through caches of fewer bits where the model's sizes allow them: finite
+/// logits, since nothing is recorded.
+fn small_caches(model: &dyn LanguageModel, prompts: &[&[u32]]) -> Result<Measure, Stop> {
+    let bounded = CacheOptions { max_tokens: Some(12), quantize: None };
+    let quantize = Some(KvQuantization { bits: 8, group: 32, start: Some(20) });
+    let mut wrong = 0;
+    for options in [bounded.clone(), CacheOptions { max_tokens: None, quantize }, CacheOptions { quantize, ..bounded }]
+    {
+        if model.state(&options).is_err() {
+            continue;
+        }
+        for ids in prompts {
+            let logits = Sequence::new(model, &options)?.feed_pieces(ids.chunks(7));
+            wrong += logits.f32s().iter().filter(|x| !x.is_finite()).count() as u32;
+        }
+    }
+    Measure::exact(&[wrong], &[0])
 }
 
 fn bits(tensor: &Tensor) -> Vec<u32> {

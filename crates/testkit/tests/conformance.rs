@@ -77,17 +77,45 @@ fn qwen() {
 
 #[test]
 fn gemma() {
-    families(Kind::Llm, &["gemma", "gemma2", "gemma3_text"]);
+    families(Kind::Llm, &["gemma", "gemma2", "gemma3_text", "gemma3n", "gemma4"]);
 }
 
 #[test]
-fn phi3_and_smollm3() {
-    families(Kind::Llm, &["phi3", "smollm3"]);
+fn phi_and_smollm3() {
+    families(Kind::Llm, &["phi", "phi3", "smollm3"]);
+}
+
+#[test]
+fn other_attention() {
+    families(Kind::Llm, &["cohere", "cohere2", "ernie4_5", "glm4", "gpt2", "hunyuan_v1_dense", "internlm3"]);
+    families(Kind::Llm, &["ministral3", "nemotron", "olmo2", "starcoder2"]);
+}
+
+#[test]
+fn text_models_of_wrappers() {
+    families(Kind::Llm, &["llama4", "mistral3", "qwen3_vl"]);
 }
 
 #[test]
 fn mixtures_of_experts() {
-    families(Kind::Llm, &["mixtral", "qwen3_moe"]);
+    families(Kind::Llm, &["gpt_oss", "mimo_v2_flash", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "step3p5"]);
+}
+
+#[test]
+fn latents() {
+    families(Kind::Llm, &["deepseek_v2", "deepseek_v3", "deepseek_v32", "glm_moe_dsa", "kimi_k25", "minicpm3"]);
+    families(Kind::QuantModel, &["deepseek_v3"]);
+}
+
+#[test]
+fn recurrences() {
+    families(Kind::Llm, &["falcon_h1", "lfm2", "mamba", "mamba2", "nemotron_h", "qwen3_5", "qwen3_next"]);
+    families(Kind::QuantModel, &["qwen3_next"]);
+}
+
+#[test]
+fn attention_over_blocks_and_over_depth() {
+    families(Kind::Llm, &["kimi_k3", "minimax_m3_vl"]);
 }
 
 #[test]
@@ -97,7 +125,7 @@ fn quantized_llama() {
 
 #[test]
 fn other_quantized_models() {
-    families(Kind::QuantModel, &["gemma3_text", "mixtral", "phi3", "qwen2", "qwen3", "qwen3_moe"]);
+    families(Kind::QuantModel, &["gemma3_text", "gpt_oss", "mixtral", "phi3", "qwen2", "qwen3", "qwen3_moe"]);
 }
 
 #[test]

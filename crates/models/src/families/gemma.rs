@@ -3,19 +3,15 @@
 
 use mlxengine_tensor::Unary;
 
-use crate::spec::{Decoder, Gated, Layer, Mixer, Mlp, Norm, Residual};
+use crate::spec::{Decoder, Gated, Layer, Norm};
 use crate::{Config, Result};
 
 pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let c = config.common()?;
     let norm = Norm { offset: 1.0, ..c.norm() };
     let decoder = c.decoder(true, |_| {
-        Ok(Layer {
-            mixer: Mixer::Attention(c.attention()?),
-            mlp: Mlp::Gated(Gated { act: Unary::Gelu, ..c.gated()? }),
-            residual: Residual::PreNorm,
-            norm,
-        })
+        let mlp = Gated { act: Unary::Gelu.into(), ..c.gated()? };
+        Ok(Layer { norm, ..c.layer(c.attention()?, mlp.into()) })
     })?;
     Ok(Decoder { norm, embed_scale: Some((c.hidden_size as f32).sqrt()), ..decoder })
 }

@@ -3,7 +3,7 @@
 use mlxengine_tensor::Unary;
 use serde::Deserialize;
 
-use crate::spec::{Attention, Decoder, Gated, Layer, Mixer, Mlp, Norm, Residual};
+use crate::spec::{Attention, Decoder, Gated, Layer, Norm, Residual};
 use crate::{Config, Result};
 
 #[derive(Deserialize)]
@@ -16,16 +16,13 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let (c, caps): (_, Caps) = (config.common()?, config.read()?);
     let norm = Norm { offset: 1.0, ..c.norm() };
     let decoder = c.decoder(true, |_| {
-        Ok(Layer {
-            mixer: Mixer::Attention(Attention {
-                scale: c.query_pre_attn_scalar.unwrap_or(144.0).powf(-0.5),
-                softcap: Some(caps.attn_logit_softcapping.unwrap_or(50.0)),
-                ..c.attention()?
-            }),
-            mlp: Mlp::Gated(Gated { act: Unary::GeluTanh, ..c.gated()? }),
-            residual: Residual::Sandwich,
-            norm,
-        })
+        let attention = Attention {
+            scale: c.query_pre_attn_scalar.unwrap_or(144.0).powf(-0.5),
+            softcap: Some(caps.attn_logit_softcapping.unwrap_or(50.0)),
+            ..c.attention()?
+        };
+        let mlp = Gated { act: Unary::GeluTanh.into(), ..c.gated()? };
+        Ok(Layer { residual: Residual::Sandwich, norm, ..c.layer(attention, mlp.into()) })
     })?;
     Ok(Decoder {
         norm,

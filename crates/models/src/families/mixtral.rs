@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::spec::{Decoder, Experts, Layer, Mixer, Mlp, Residual, Router};
+use crate::spec::{Attention, Decoder, Experts, Router};
 use crate::{Config, Result};
 
 #[derive(Deserialize)]
@@ -13,21 +13,14 @@ struct Mixture {
 
 pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let (c, mixture): (_, Mixture) = (config.common()?, config.read()?);
-    let experts = Experts {
-        count: mixture.num_local_experts,
-        active: mixture.num_experts_per_tok,
-        hidden: c.intermediate_size,
-        act: c.act()?,
-        router: Router::SoftmaxOfChosen,
-    };
-    let decoder = c.decoder(false, |_| {
-        Ok(Layer {
-            mixer: Mixer::Attention(crate::spec::Attention { rope: Some(c.rope(1_000_000.0)?), ..c.attention()? }),
-            mlp: Mlp::Experts(experts.checked()?),
-            residual: Residual::PreNorm,
-            norm: c.norm(),
-        })
-    })?;
+    let counts = [mixture.num_local_experts, mixture.num_experts_per_tok];
+    let experts = Experts::new(counts, c.gated()?, Router::softmax(true));
+    let rope = c.rope(1_000_000.0)?;
+    let decoder =
+        c.decoder(
+            false,
+            |_| Ok(c.layer(Attention { rope: Some(rope.clone()), ..c.attention()? }, experts.checked()?)),
+        )?;
     let renames =
         &[(".block_sparse_moe.", ".mlp."), (".w1.", ".gate_proj."), (".w2.", ".down_proj."), (".w3.", ".up_proj.")];
     Ok(Decoder { renames, ..decoder })

@@ -1,18 +1,99 @@
 //! The families: one small file each, which reads `config.json` into a [`Decoder`] value.
 
+use crate::decoder::LanguageModel;
 use crate::spec::Decoder;
+use crate::weights::Weights;
 use crate::{Config, Error, Result};
 
+mod afmoe;
+mod apertus;
+mod bailing_moe;
+mod cohere;
+mod cohere2;
+mod deepseek;
+mod deepseek_v2;
+mod deepseek_v3;
+mod deepseek_v32;
+mod dots1;
+mod ernie4_5;
+mod ernie4_5_moe;
+mod exaone;
+mod exaone4;
+mod exaone_moe;
+mod falcon_h1;
 mod gemma;
 mod gemma2;
+mod gemma3;
 mod gemma3_text;
+mod gemma3n;
+mod gemma4;
+mod glm;
+mod glm4;
+mod glm4_moe;
+mod glm4_moe_lite;
+mod gpt2;
+mod gpt_bigcode;
+mod gpt_neox;
+mod gpt_oss;
+mod gptj;
+mod granite;
+mod granitemoehybrid;
+mod helium;
+mod hunyuan;
+mod hunyuan_v1_dense;
+mod internlm2;
+mod internlm3;
+mod jamba;
+mod kimi_k3;
+mod kimi_linear;
+mod lfm2;
+mod lfm2_moe;
 mod llama;
+mod llama4;
+mod llama4_text;
+mod mamba;
+mod mamba2;
+mod mellum;
+mod mimo;
+mod mimo_v2_flash;
+mod minicpm;
+mod minicpm3;
+mod minimax;
+mod minimax_m3;
+mod ministral3;
+mod mistral3;
+mod mistral4;
 mod mixtral;
+mod nemotron;
+mod nemotron_h;
+mod nemotron_nas;
+mod olmo2;
+mod olmo3;
+mod olmo_hybrid;
+mod olmoe;
+mod openelm;
+mod phi;
 mod phi3;
+mod phimoe;
+mod qwen;
 mod qwen2;
+mod qwen2_moe;
+mod qwen2_vl;
 mod qwen3;
+mod qwen3_5;
 mod qwen3_moe;
+mod qwen3_next;
+mod qwen3_vl;
+mod qwen3_vl_moe;
+mod seed_oss;
 mod smollm3;
+mod solar_open;
+mod spark2_5;
+mod stablelm;
+mod starcoder2;
+mod step3p5;
+mod telechat3;
+mod youtu_llm;
 
 /// A family of models.
 pub struct Family {
@@ -21,20 +102,124 @@ pub struct Family {
     /// The `model_type`s that it reads.
     pub model_types: &'static [&'static str],
     decoder: fn(&Config) -> Result<Decoder>,
+    /// How the weights become a model, where the layers' description does not say it all.
+    pub(crate) model: Option<Loader>,
+}
+
+/// Makes a model of a configuration, its description and the weights, and tells of each layer as `(done, all)`.
+pub(crate) type Loader = fn(&Config, Decoder, Weights, &mut dyn FnMut(usize, usize)) -> Result<Box<dyn LanguageModel>>;
+
+impl Family {
+    /// A family of the generic decoder, read from `model_type`s.
+    const fn new(
+        name: &'static str,
+        model_types: &'static [&'static str],
+        decoder: fn(&Config) -> Result<Decoder>,
+    ) -> Self {
+        Family { name, model_types, decoder, model: None }
+    }
+
+    /// The same with a model of its own.
+    const fn of(self, model: Loader) -> Self {
+        Family { model: Some(model), ..self }
+    }
 }
 
 /// Every family that is known.
 pub const FAMILIES: &[Family] = &[
-    Family { name: "gemma", model_types: &["gemma"], decoder: gemma::decoder },
-    Family { name: "gemma2", model_types: &["gemma2"], decoder: gemma2::decoder },
-    Family { name: "gemma3_text", model_types: &["gemma3_text"], decoder: gemma3_text::decoder },
-    Family { name: "llama", model_types: &["llama", "mistral", "iquestcoder"], decoder: llama::decoder },
-    Family { name: "mixtral", model_types: &["mixtral"], decoder: mixtral::decoder },
-    Family { name: "phi3", model_types: &["phi3"], decoder: phi3::decoder },
-    Family { name: "qwen2", model_types: &["qwen2"], decoder: qwen2::decoder },
-    Family { name: "qwen3", model_types: &["qwen3"], decoder: qwen3::decoder },
-    Family { name: "qwen3_moe", model_types: &["qwen3_moe"], decoder: qwen3_moe::decoder },
-    Family { name: "smollm3", model_types: &["smollm3"], decoder: smollm3::decoder },
+    Family::new("afmoe", &["afmoe"], afmoe::decoder),
+    Family::new("apertus", &["apertus"], apertus::decoder),
+    Family::new("bailing_moe", &["bailing_moe"], bailing_moe::decoder),
+    Family::new("cohere", &["cohere"], cohere::decoder),
+    Family::new("cohere2", &["cohere2"], cohere2::decoder),
+    Family::new("deepseek", &["deepseek"], deepseek::decoder),
+    Family::new("deepseek_v2", &["deepseek_v2"], deepseek_v2::decoder),
+    Family::new("deepseek_v3", &["deepseek_v3", "kimi_k2", "joyai_llm_flash"], deepseek_v3::decoder),
+    Family::new("deepseek_v32", &["deepseek_v32"], deepseek_v32::decoder),
+    Family::new("dots1", &["dots1"], dots1::decoder),
+    Family::new("ernie4_5", &["ernie4_5"], ernie4_5::decoder),
+    Family::new("ernie4_5_moe", &["ernie4_5_moe"], ernie4_5_moe::decoder),
+    Family::new("exaone", &["exaone"], exaone::decoder),
+    Family::new("exaone4", &["exaone4"], exaone4::decoder),
+    Family::new("exaone_moe", &["exaone_moe"], exaone_moe::decoder),
+    Family::new("falcon_h1", &["falcon_h1"], falcon_h1::decoder),
+    Family::new("gemma", &["gemma"], gemma::decoder),
+    Family::new("gemma2", &["gemma2"], gemma2::decoder),
+    Family::new("gemma3", &["gemma3"], gemma3::decoder),
+    Family::new("gemma3_text", &["gemma3_text"], gemma3_text::decoder),
+    Family::new("gemma3n", &["gemma3n", "gemma3n_text"], gemma3n::decoder).of(gemma3n::load),
+    Family::new("gemma4", &["gemma4", "gemma4_text", "gemma4_unified"], gemma4::decoder).of(gemma4::load),
+    Family::new("glm", &["glm"], glm::decoder),
+    Family::new("glm4", &["glm4"], glm4::decoder),
+    Family::new("glm4_moe", &["glm4_moe"], glm4_moe::decoder),
+    Family::new("glm4_moe_lite", &["glm4_moe_lite"], glm4_moe_lite::decoder),
+    Family::new("glm_moe_dsa", &["glm_moe_dsa"], deepseek_v32::decoder),
+    Family::new("gpt2", &["gpt2"], gpt2::decoder),
+    Family::new("gpt_bigcode", &["gpt_bigcode"], gpt_bigcode::decoder),
+    Family::new("gpt_neox", &["gpt_neox"], gpt_neox::decoder),
+    Family::new("gpt_oss", &["gpt_oss"], gpt_oss::decoder),
+    Family::new("gptj", &["gptj"], gptj::decoder),
+    Family::new("granite", &["granite"], granite::decoder),
+    Family::new("granitemoe", &["granitemoe"], granite::mixture),
+    Family::new("granitemoehybrid", &["granitemoehybrid"], granitemoehybrid::decoder),
+    Family::new("helium", &["helium"], helium::decoder),
+    Family::new("hunyuan", &["hunyuan"], hunyuan::decoder),
+    Family::new("hunyuan_v1_dense", &["hunyuan_v1_dense"], hunyuan_v1_dense::decoder),
+    Family::new("internlm2", &["internlm2"], internlm2::decoder),
+    Family::new("internlm3", &["internlm3"], internlm3::decoder),
+    Family::new("jamba", &["jamba"], jamba::decoder),
+    Family::new("kimi_k25", &["kimi_k25"], deepseek_v3::text),
+    Family::new("kimi_k3", &["kimi_k3"], kimi_k3::decoder),
+    Family::new("kimi_linear", &["kimi_linear"], kimi_linear::decoder),
+    Family::new("kimi_vl", &["kimi_vl"], deepseek_v3::text),
+    Family::new("lfm2", &["lfm2"], lfm2::decoder),
+    Family::new("lfm2_moe", &["lfm2_moe"], lfm2_moe::decoder),
+    Family::new("llama", &["llama", "mistral", "iquestcoder"], llama::decoder),
+    Family::new("llama4", &["llama4"], llama4::decoder),
+    Family::new("llama4_text", &["llama4_text"], llama4_text::decoder),
+    Family::new("mamba", &["mamba", "falcon_mamba"], mamba::decoder),
+    Family::new("mamba2", &["mamba2"], mamba2::decoder),
+    Family::new("mellum", &["mellum"], mellum::decoder),
+    Family::new("mimo", &["mimo"], mimo::decoder),
+    Family::new("mimo_v2_flash", &["mimo_v2_flash"], mimo_v2_flash::decoder),
+    Family::new("minicpm", &["minicpm"], minicpm::decoder),
+    Family::new("minicpm3", &["minicpm3"], minicpm3::decoder),
+    Family::new("minimax", &["minimax", "minimax_m2"], minimax::decoder),
+    Family::new("minimax_m3", &["minimax_m3_vl", "minimax_m3"], minimax_m3::decoder),
+    Family::new("ministral3", &["ministral3"], ministral3::decoder),
+    Family::new("mistral3", &["mistral3", "llava", "pixtral"], mistral3::decoder),
+    Family::new("mistral4", &["mistral4"], mistral4::decoder),
+    Family::new("mixtral", &["mixtral"], mixtral::decoder),
+    Family::new("nemotron", &["nemotron"], nemotron::decoder),
+    Family::new("nemotron_h", &["nemotron_h"], nemotron_h::decoder),
+    Family::new("nemotron_nas", &["nemotron-nas"], nemotron_nas::decoder),
+    Family::new("olmo2", &["olmo2"], olmo2::decoder),
+    Family::new("olmo3", &["olmo3"], olmo3::decoder),
+    Family::new("olmo_hybrid", &["olmo_hybrid"], olmo_hybrid::decoder),
+    Family::new("olmoe", &["olmoe"], olmoe::decoder),
+    Family::new("openelm", &["openelm"], openelm::decoder),
+    Family::new("phi", &["phi"], phi::decoder),
+    Family::new("phi3", &["phi3"], phi3::decoder),
+    Family::new("phimoe", &["phimoe"], phimoe::decoder),
+    Family::new("qwen", &["qwen"], qwen::decoder),
+    Family::new("qwen2", &["qwen2"], qwen2::decoder),
+    Family::new("qwen2_moe", &["qwen2_moe"], qwen2_moe::decoder),
+    Family::new("qwen2_vl", &["qwen2_vl", "qwen2_5_vl", "qwen2_vl_text", "qwen2_5_vl_text"], qwen2_vl::decoder),
+    Family::new("qwen3", &["qwen3"], qwen3::decoder),
+    Family::new("qwen3_5", &["qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"], qwen3_5::decoder),
+    Family::new("qwen3_moe", &["qwen3_moe"], qwen3_moe::decoder),
+    Family::new("qwen3_next", &["qwen3_next"], qwen3_next::decoder),
+    Family::new("qwen3_vl", &["qwen3_vl", "qwen3_vl_text"], qwen3_vl::decoder),
+    Family::new("qwen3_vl_moe", &["qwen3_vl_moe", "qwen3_vl_moe_text"], qwen3_vl_moe::decoder),
+    Family::new("seed_oss", &["seed_oss"], seed_oss::decoder),
+    Family::new("smollm3", &["smollm3"], smollm3::decoder),
+    Family::new("solar_open", &["solar_open"], solar_open::decoder),
+    Family::new("spark2_5", &["spark2_5"], spark2_5::decoder),
+    Family::new("stablelm", &["stablelm"], stablelm::decoder),
+    Family::new("starcoder2", &["starcoder2"], starcoder2::decoder),
+    Family::new("step3p5", &["step3p5"], step3p5::decoder),
+    Family::new("telechat3", &["telechat3"], telechat3::decoder),
+    Family::new("youtu_llm", &["youtu_llm"], youtu_llm::decoder),
 ];
 
 /// The family that reads a `model_type`.
@@ -86,11 +271,17 @@ const READ: &[&str] = &[
     "max_position_embeddings",
     "max_window_layers",
     "mlp_bias",
+    "moe_intermediate_size",
+    "n_routed_experts",
+    "n_shared_experts",
+    "norm_topk_prob",
     "num_attention_heads",
+    "num_experts",
     "num_experts_per_tok",
     "num_hidden_layers",
     "num_key_value_heads",
     "num_local_experts",
+    "partial_rotary_factor",
     "rms_norm_eps",
     "rope_parameters",
     "rope_scaling",

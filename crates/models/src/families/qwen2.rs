@@ -1,21 +1,13 @@
 //! Qwen2: biases on queries, keys and values. Its sliding-window keys are inert, as in the reference.
 
-use crate::spec::{Attention, Decoder, Layer, Mixer, Residual};
+use crate::spec::{Attention, Decoder};
 use crate::{Config, Result};
 
 pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let c = config.common()?;
+    let rope = c.rope(1_000_000.0)?;
     c.decoder(true, |_| {
-        Ok(Layer {
-            mixer: Mixer::Attention(Attention {
-                qkv_bias: true,
-                out_bias: false,
-                rope: Some(c.rope(1_000_000.0)?),
-                ..c.attention()?
-            }),
-            mlp: c.mlp()?,
-            residual: Residual::PreNorm,
-            norm: c.norm(),
-        })
+        let attention = Attention { qkv_bias: true, out_bias: false, rope: Some(rope.clone()), ..c.attention()? };
+        Ok(c.layer(attention, c.mlp()?))
     })
 }

@@ -1,16 +1,10 @@
 //! Qwen3: grouped-query attention with a norm on each query and key head.
 
-use crate::spec::{Attention, Decoder, Layer, Mixer, Residual};
+use crate::spec::{Attention, Decoder};
 use crate::{Config, Result};
 
 pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let c = config.common()?;
-    c.decoder(false, |_| {
-        Ok(Layer {
-            mixer: Mixer::Attention(Attention { qk_norm: Some(c.norm()), ..c.attention()? }),
-            mlp: c.mlp()?,
-            residual: Residual::PreNorm,
-            norm: c.norm(),
-        })
-    })
+    let qk_norm = Some(c.norm().into());
+    c.decoder(false, |_| Ok(c.layer(Attention { qk_norm, ..c.attention()? }, c.mlp()?)))
 }

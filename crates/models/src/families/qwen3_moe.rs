@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::spec::{Attention, Decoder, Experts, Layer, Mixer, Mlp, Residual, Router};
+use crate::spec::{Attention, Decoder, Experts, Gated, JoinedExperts, Router};
 use crate::{Config, Result};
 
 #[derive(Deserialize)]
@@ -19,23 +19,19 @@ struct Mixture {
 
 pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let (c, mixture): (_, Mixture) = (config.common()?, config.read()?);
+    let counts = [mixture.num_experts, mixture.num_experts_per_tok];
+    let unit = Gated { hidden: mixture.moe_intermediate_size, ..c.gated()? };
     let experts = Experts {
-        count: mixture.num_experts,
-        active: mixture.num_experts_per_tok,
-        hidden: mixture.moe_intermediate_size,
-        act: c.act()?,
-        router: if mixture.norm_topk_prob { Router::SoftmaxOfChosen } else { Router::SoftmaxOfAll },
+        joined: JoinedExperts::Columns,
+        ..Experts::new(counts, unit, Router::softmax(mixture.norm_topk_prob))
     };
     let step = mixture.decoder_sparse_step.unwrap_or(1).max(1);
     let sparse = |index: usize| {
-        experts.count > 0 && (index + 1).is_multiple_of(step) && !mixture.mlp_only_layers.contains(&index)
+        mixture.num_experts > 0 && (index + 1).is_multiple_of(step) && !mixture.mlp_only_layers.contains(&index)
     };
+    let qk_norm = Some(c.norm().into());
     c.decoder(false, |index| {
-        Ok(Layer {
-            mixer: Mixer::Attention(Attention { qk_norm: Some(c.norm()), ..c.attention()? }),
-            mlp: if sparse(index) { Mlp::Experts(experts.checked()?) } else { c.mlp()? },
-            residual: Residual::PreNorm,
-            norm: c.norm(),
-        })
+        let mlp = if sparse(index) { experts.checked()? } else { c.mlp()? };
+        Ok(c.layer(Attention { qk_norm, ..c.attention()? }, mlp))
     })
 }

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::spec::{Attention, Decoder, Layer, Mixer, Residual};
+use crate::spec::{Attention, Decoder};
 use crate::{Config, Result};
 
 #[derive(Deserialize)]
@@ -22,11 +22,6 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     c.decoder(true, |index| {
         let attention = c.attention()?;
         let rope = attention.rope.clone().filter(|_| turns(index));
-        Ok(Layer {
-            mixer: Mixer::Attention(Attention { rope, window: c.window(index)?, ..attention }),
-            mlp: c.mlp()?,
-            residual: Residual::PreNorm,
-            norm: c.norm(),
-        })
+        Ok(c.layer(Attention { rope, window: c.window(index)?, ..attention }, c.mlp()?))
     })
 }

@@ -5,6 +5,7 @@
 
 mod contract;
 mod layout;
+mod scan;
 
 use mlxengine_kernels::{Cpu, elementwise, norm, reduce, rope, softmax};
 
@@ -67,6 +68,9 @@ pub fn eval(op: &Op, mut inputs: Tensors, outputs: &Specs) -> Tensors {
         }
         Op::Rope { traditional } => rotate(cpu, traditional, inputs),
         Op::Sdpa(sdpa) => contract::sdpa(cpu, sdpa, &inputs, out),
+        Op::CausalConv => return scan::causal_conv(cpu, &inputs, out),
+        Op::DeltaScan => return scan::delta_scan(cpu, inputs, out),
+        Op::SsmScan => return scan::ssm_scan(cpu, inputs, out),
         Op::Glu(act) => {
             let up = inputs.swap_remove(1);
             let mut gate = first(inputs);

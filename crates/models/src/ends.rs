@@ -1,0 +1,95 @@
+//! The two ends of a decoder: tokens to rows, rows to logits; and what a pass starts with.
+
+use mlxengine_tensor::{Precision, Tensor, Weight};
+use smallvec::SmallVec;
+
+use crate::Result;
+use crate::decoder::Span;
+use crate::linear::Linear;
+use crate::mixer::{Pass, Plan};
+use crate::norm::Norm;
+use crate::rope::Tables;
+use crate::spec::{Decoder, Head};
+use crate::weights::Weights;
+
+/// The embedding, the last norm and the head.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    pub(crate) spec: Decoder,
+    embedding: Weight,
+    norm: Norm,
+    /// `lm_head`, unless the embedding serves.
+    head: Option<Linear>,
+    precision: Precision,
+}
+
+impl Ends {
+    pub(crate) fn load(spec: Decoder, weights: &Weights) -> Result<Self> {
+        let root = weights.root();
+        let body = root.at("model");
+        let embedding = body.embedding("embed_tokens", [spec.vocab, spec.dim])?;
+        let norm = Norm::load(spec.norm, &body, "norm", spec.dim)?;
+        let own = match spec.head {
+            Head::Tied => false,
+            Head::Own => true,
+            Head::OwnIfPresent => root.at("lm_head").has("weight"),
+        };
+        let head = if own {
+            Some(root.linear("lm_head", [spec.dim, spec.vocab], spec.head_bias)?)
+        } else {
+            root.ignore("lm_head", "the embedding serves as the head");
+            None
+        };
+        Ok(Self { spec, embedding, norm, head, precision: weights.precision() })
+    }
+
+    /// Embeddings `[N, dim]`.
+    pub(crate) fn embed(&self, start: &Start) -> Tensor {
+        let x = self.embedding.take(&Tensor::from_u32(&start.tokens, [start.tokens.len()]));
+        match self.spec.embed_scale {
+            Some(scale) => x.scale(scale),
+            None => x,
+        }
+    }
+
+    /// The norm after the last layer.
+    pub(crate) fn norm(&self, x: &Tensor) -> Tensor {
+        self.norm.forward(x)
+    }
+
+    /// Logits `[N, vocab]` of hidden states `[N, dim]`.
+    pub(crate) fn logits(&self, hidden: &Tensor) -> Tensor {
+        let mut logits = match &self.head {
+            Some(head) => head.forward(hidden),
+            None => hidden.linear(&self.embedding, self.precision),
+        };
+        if let Some(scale) = self.spec.logit_scale {
+            logits = logits.scale(scale);
+        }
+        match self.spec.logit_softcap {
+            Some(cap) => logits.softcap(cap),
+            None => logits,
+        }
+    }
+}
+
+/// What a pass starts with: the tokens of all spans, where they stand, and the rotations there.
+pub(crate) struct Start {
+    pub(crate) tokens: SmallVec<[u32; 64]>,
+    /// First position and count of each span.
+    pub(crate) positions: SmallVec<[(usize, usize); 8]>,
+    tables: SmallVec<[Tables; 2]>,
+}
+
+impl Start {
+    pub(crate) fn of(plan: &Plan, spans: &[Span<'_>]) -> Self {
+        let positions: SmallVec<[(usize, usize); 8]> =
+            spans.iter().map(|s| (s.state.offset(), s.tokens.len())).collect();
+        let tables = plan.rotations.iter().map(|r| r.tables(positions.iter().copied())).collect();
+        Self { tokens: spans.iter().flat_map(|s| s.tokens.iter().copied()).collect(), positions, tables }
+    }
+
+    pub(crate) fn pass(&self) -> Pass<'_> {
+        Pass { tables: &self.tables, positions: &self.positions }
+    }
+}

@@ -1,0 +1,75 @@
+//! Ling and Ring: joined projections under other names, a router over experts beside shared ones.
+
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::config::{Common, Mixture};
+use crate::spec::{Attention, Decoder, Experts, Gated, Projection, Router, Scores, Shared, Unit};
+use crate::{Config, Result};
+
+#[derive(Deserialize)]
+struct Own {
+    num_experts: Option<usize>,
+    num_shared_experts: usize,
+    first_k_dense_replace: usize,
+    use_qk_norm: Option<bool>,
+    rotary_dim: Option<usize>,
+    moe_router_enable_expert_bias: Option<bool>,
+    score_function: Option<String>,
+    moe_shared_expert_intermediate_size: Option<usize>,
+    moe_router_enable_shared_expert: Option<bool>,
+}
+
+impl Own {
+    fn experts(&self, c: &Common, mixture: &Mixture) -> Result<Experts> {
+        let experts = mixture.experts(c)?;
+        let unit = Gated { hidden: experts.unit.hidden(), ..c.gated()? };
+        let hidden = self.moe_shared_expert_intermediate_size.filter(|size| *size > 0).unwrap_or(unit.hidden);
+        let beside = Unit::Gated(Gated { hidden: hidden.saturating_mul(self.num_shared_experts), ..unit });
+        let shared = self.num_shared_experts > 0 && self.moe_router_enable_shared_expert.unwrap_or(true);
+        let sigmoid = self.score_function.as_deref() == Some("sigmoid");
+        let router = Router {
+            scores: if sigmoid { Scores::Sigmoid } else { Scores::Softmax },
+            correction: self.moe_router_enable_expert_bias.unwrap_or(false),
+            ..experts.router
+        };
+        let shared = shared.then_some(Shared { unit: beside, gate: false });
+        Ok(Experts { unit: Unit::Gated(unit), shared, router, ..experts })
+    }
+}
+
+pub(super) fn decoder(config: &Config) -> Result<Decoder> {
+    let biases = [("attention_bias", "use_qkv_bias"), ("mlp_bias", "use_bias")];
+    let config = config.without(&["head_dim", "attention_bias", "mlp_bias", "topk_method"]).aliases(&biases);
+    let config = config.or("topk_group", 4);
+    // The reference divides the head's rows at loading, even those of a converted checkpoint.
+    config.only("norm_head", &json!(false))?;
+    let (c, own, mixture): (_, Own, _) = (config.common()?, config.read()?, Mixture::read(&config)?);
+    let mut rope = c.rope(10_000.0)?;
+    if let Some(dims) = own.rotary_dim {
+        rope = c.rope_stretched(c.rope_of(dims, rope.base)?)?;
+    }
+    let decoder = c.decoder(false, |index| {
+        let attention = Attention {
+            projection: Projection::Joined,
+            out_bias: c.mlp_bias,
+            qk_norm: own.use_qk_norm.unwrap_or(false).then_some(c.norm().into()),
+            rope: Some(rope.clone()),
+            ..c.attention()?
+        };
+        let sparse = own.num_experts.is_some() && index >= own.first_k_dense_replace;
+        Ok(c.layer(attention, if sparse { own.experts(&c, &mixture)?.checked()? } else { c.mlp()? }))
+    })?;
+    Ok(Decoder { renames: RENAMES, ..decoder })
+}
+
+const RENAMES: &[(&str, &str)] = &[
+    ("^model.word_embeddings.", "^model.embed_tokens."),
+    (".attention.query_key_value.", ".self_attn.qkv_proj."),
+    (".attention.dense.", ".self_attn.o_proj."),
+    (".attention.query_layernorm.", ".self_attn.q_norm."),
+    (".attention.key_layernorm.", ".self_attn.k_norm."),
+    (".mlp.gate.gate_proj.", ".mlp.gate."),
+    (".mlp.gate.expert_bias", ".mlp.gate.e_score_correction_bias"),
+    Mixture::SHARED,
+];

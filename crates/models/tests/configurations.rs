@@ -1,0 +1,74 @@
+//! Configurations of every kind, whole and with each key damaged in turn: refused or read, never a panic.
+
+use mlxengine_models::{Config, families};
+use serde_json::{Value, json};
+
+/// One `config.json` a line.
+const WHOLE: &str = include_str!("configurations.jsonl");
+
+fn read(config: &Value) -> Result<usize, String> {
+    let config = Config::parse(config.to_string().as_bytes()).map_err(|e| e.to_string())?;
+    families::decoder(&config).map(|decoder| decoder.layers.len()).map_err(|e| e.to_string())
+}
+
+/// Every way to reach a value, from the top.
+fn paths(value: &Value, at: &str, all: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, value)| paths(value, &format!("{at}/{key}"), all)),
+        Value::Array(items) => items.iter().enumerate().for_each(|(i, value)| paths(value, &format!("{at}/{i}"), all)),
+        _ => {}
+    }
+    if !at.is_empty() {
+        all.push(at.to_owned());
+    }
+}
+
+#[test]
+fn whole_ones_are_read() {
+    for line in WHOLE.lines() {
+        let config: Value = serde_json::from_str(line).unwrap();
+        assert!(read(&config).is_ok_and(|layers| layers > 0), "{}: {:?}", config["model_type"], read(&config));
+    }
+}
+
+#[test]
+fn damaged_ones_are_refused_in_a_sentence_or_read() {
+    let evil = [json!(0), json!(1), json!(3), json!(-1), json!(u64::MAX), json!(1e30), json!(-0.5), json!("x")];
+    let evil = evil.into_iter().chain([json!(null), json!([]), json!([7]), json!({}), json!(true)]);
+    let evil: Vec<Value> = evil.collect();
+    for line in WHOLE.lines() {
+        let config: Value = serde_json::from_str(line).unwrap();
+        let mut all = Vec::new();
+        paths(&config, "", &mut all);
+        for path in all {
+            for value in &evil {
+                let mut damaged = config.clone();
+                *damaged.pointer_mut(&path).unwrap() = value.clone();
+                if let Err(message) = read(&damaged) {
+                    assert!(!message.is_empty() && !message.contains('\n'), "{path} = {value}: {message:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_supported_is_named() {
+    let config = |kind: &str| {
+        let of = |line: &&str| line.contains(&format!("\"model_type\": \"{kind}\""));
+        serde_json::from_str::<Value>(WHOLE.lines().find(of).unwrap()).unwrap()
+    };
+    for (kind, path, value, says) in [
+        ("hunyuan", "/use_cla", json!(true), "use_cla is true"),
+        ("qwen2_moe", "/decoder_sparse_step", json!(2), "decoder_sparse_step is 2"),
+        ("llama4", "/text_config/num_experts_per_tok", json!(2), "num_experts_per_tok is 2"),
+        ("minimax", "/scoring_func", json!("softmax"), "scoring_func is \"softmax\""),
+        ("nemotron-nas", "/block_configs/1/attention/replace_with_linear", json!(true), "`replace_with_linear`"),
+    ] {
+        let mut config = config(kind);
+        let (parent, key) = path.rsplit_once('/').unwrap();
+        config.pointer_mut(parent).unwrap()[key] = value;
+        let message = read(&config).unwrap_err();
+        assert!(message.contains(says), "{message}");
+    }
+}
