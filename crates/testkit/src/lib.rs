@@ -6,6 +6,7 @@
 //!
 //! Language models compute in `f32` from the weights as stored, which is how the recordings were made.
 
+mod agreement;
 mod cache;
 mod golden;
 mod language;
@@ -20,6 +21,7 @@ mod templates;
 mod text;
 mod tokenizers;
 
+pub use agreement::Agreement;
 pub use measure::{Measure, Stop};
 pub use sequence::{Sequence, Step, generate, log_sum_exp};
 pub use set::{Case, Kind, Selection, Set};

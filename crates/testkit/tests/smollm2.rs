@@ -12,7 +12,7 @@ use mlxengine_engine::{
     FinishReason, GenerateOptions, GenerateParams, Generation, LoadedModel, Message, RenderOptions, Step,
 };
 use mlxengine_models::{CacheOptions, Checkpoint, Precision};
-use mlxengine_testkit::{Sequence, log_sum_exp};
+use mlxengine_testkit::{Agreement, Sequence, log_sum_exp};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -51,7 +51,7 @@ fn repository() -> PathBuf {
 }
 
 /// The checkpoint and its recording, or a line that says that the test was skipped.
-fn checkpoint() -> Option<(Arc<LoadedModel>, Recording)> {
+fn checkpoint(precision: Precision) -> Option<(Arc<LoadedModel>, Recording)> {
     let recording = repository().join("../shared/models/smollm2-goldens.json");
     let model =
         std::env::var_os("MLXENGINE_SMOLLM2").map_or_else(|| repository().join("target/smollm2"), PathBuf::from);
@@ -66,7 +66,7 @@ fn checkpoint() -> Option<(Arc<LoadedModel>, Recording)> {
     }
     let recording = serde_json::from_slice(&std::fs::read(&recording).unwrap()).unwrap();
     let checkpoint = Checkpoint::open_directory(&model).unwrap();
-    Some((Arc::new(LoadedModel::load(&checkpoint, Precision::Exact, |_, _| {}).unwrap()), recording))
+    Some((Arc::new(LoadedModel::load(&checkpoint, precision, |_, _| {}).unwrap()), recording))
 }
 
 fn check_chat(model: &Arc<LoadedModel>, chat: &Chat) -> Result<(), String> {
@@ -104,7 +104,7 @@ fn check_chat(model: &Arc<LoadedModel>, chat: &Chat) -> Result<(), String> {
 
 #[test]
 fn chats() {
-    let Some((model, recording)) = checkpoint() else { return };
+    let Some((model, recording)) = checkpoint(Precision::Exact) else { return };
     let faults: Vec<String> = recording
         .chats
         .iter()
@@ -116,7 +116,7 @@ fn chats() {
 
 #[test]
 fn texts() {
-    let Some((model, recording)) = checkpoint() else { return };
+    let Some((model, recording)) = checkpoint(Precision::Exact) else { return };
     for (i, text) in recording.texts.iter().enumerate() {
         assert!(model.tokenizer.encode(&text.text, false).unwrap().starts_with(&text.ids), "ids of text {i}");
         let network = model.network.as_ref();
@@ -142,5 +142,36 @@ fn texts() {
         );
         assert_eq!(wrong, 0, "text {i}: positions where another token is the likeliest");
         assert!(relative <= 1e-5, "text {i}: perplexity {perplexity}, want {}", text.perplexity);
+    }
+}
+
+/// The bounds within which the fast precision is the default: texts read in pieces, and token by token.
+#[test]
+fn fast_predicts_as_exact() {
+    let Some((exact, recording)) = checkpoint(Precision::Exact) else { return };
+    let Some((fast, _)) = checkpoint(Precision::Fast) else { return };
+    for (chunk, most) in [(256, usize::MAX), (1, 128)] {
+        let (mut agreement, mut nll) = (Agreement::default(), [0.0; 2]);
+        for text in &recording.texts {
+            let ids = &text.ids[..text.ids.len().min(most)];
+            let options = CacheOptions::default();
+            let [mut exact, mut fast] = [&exact, &fast].map(|model| Sequence::new(&*model.network, &options).unwrap());
+            let mut next = ids[1..].iter();
+            for piece in ids.chunks(chunk) {
+                let (exact, fast) = (exact.feed(piece), fast.feed(piece));
+                let columns = exact.shape().last();
+                for (p, q) in exact.f32s().chunks_exact(columns).zip(fast.f32s().chunks_exact(columns)) {
+                    agreement.add(p, q);
+                    let Some(&next) = next.next() else { continue };
+                    for (nll, row) in nll.iter_mut().zip([p, q]) {
+                        *nll += log_sum_exp(row) - f64::from(row[next as usize]);
+                    }
+                }
+            }
+        }
+        let (divergence, same) = (agreement.divergence(), agreement.same());
+        let perplexity = ((nll[1] - nll[0]) / agreement.count as f64).exp_m1();
+        eprintln!("pieces of {chunk}: KL {divergence:.1e}, likeliest {same:.4}, perplexity {perplexity:+.1e}");
+        assert!(divergence <= 2e-3 && same >= 0.99 && perplexity.abs() <= 3e-3, "pieces of {chunk}");
     }
 }

@@ -26,15 +26,15 @@ fn every_combination_is_a_line() {
         assert_eq!(object["samples"].as_array().unwrap().len(), 2);
         assert_eq!(object["read_gb_s"].is_f64(), object["prompt"] == 0, "{object}");
         assert!(object["load_ms"].is_f64() && object["first_token_ms"].is_f64());
-        assert_eq!((&object["precision"], &object["weight_bytes"]), (&"exact".into(), &3_612_672.into()));
+        assert_eq!((&object["precision"], &object["weight_bytes"]), (&"fast".into(), &3_612_672.into()));
     }
 }
 
 #[test]
 fn single_numbers_as_another_script_gives_them() {
-    let objects = objects(&["-t", "2", "-p", "0", "-n", "3", "-d", "5", "--precision", "fast", "--kv-bits", "8"]);
+    let objects = objects(&["-t", "2", "-p", "0", "-n", "3", "-d", "5", "--precision", "exact", "--kv-bits", "8"]);
     assert_eq!(objects.len(), 1);
-    assert_eq!((&objects[0]["metric"], &objects[0]["precision"]), (&"tg3@5".into(), &"fast".into()));
+    assert_eq!((&objects[0]["metric"], &objects[0]["precision"]), (&"tg3@5".into(), &"exact".into()));
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn the_table_has_a_row_for_each_test() {
     let lines: Vec<&str> = said.lines().collect();
     let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
     assert_eq!(cells(lines[0])[1..=6], ["model", "size", "params", "precision", "threads", "test"]);
-    assert_eq!(cells(lines[2])[1..=6], ["demo", "3.61 MB", "5.8 M", "exact", "1", "pp8"]);
+    assert_eq!(cells(lines[2])[1..=6], ["demo", "3.61 MB", "5.8 M", "fast", "1", "pp8"]);
     assert_eq!(cells(lines[3])[6], "tg2");
     assert!(cells(lines[2])[8] == "–" && cells(lines[3])[8].ends_with("B/s"), "{said}");
     let widths: Vec<usize> = lines[..4].iter().map(|line| line.chars().count()).collect();
