@@ -47,6 +47,12 @@ enum Kernel {
     AvxVnni(crate::arch::x86_64::AvxVnni),
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni(crate::arch::x86_64::Avx512Vnni),
+    #[cfg(target_arch = "aarch64")]
+    Neon(crate::arch::aarch64::Neon),
+    #[cfg(target_arch = "aarch64")]
+    NeonDot(crate::arch::aarch64::NeonDot),
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm(crate::arch::aarch64::NeonI8mm),
 }
 
 impl Kernel {
@@ -62,7 +68,11 @@ impl Kernel {
                 Avx512Vnni::new().map(Kernel::Avx512Vnni).or_else(|| Avx2::new().map(Self::avx2))
             }
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon(_) => None,
+            Isa::Neon(token) => {
+                use crate::arch::aarch64::{NeonDot, NeonI8mm};
+                let dot = || NeonDot::new().map_or(Kernel::Neon(token), Kernel::NeonDot);
+                Some(NeonI8mm::new().map_or_else(dot, Kernel::NeonI8mm))
+            }
         }
     }
 
@@ -81,6 +91,12 @@ impl Kernel {
             Kernel::AvxVnni(token) => token.run(op),
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512Vnni(token) => token.run(op),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Neon(token) => token.run(op),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonDot(token) => token.run(op),
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonI8mm(token) => token.run(op),
         }
     }
 
@@ -94,6 +110,12 @@ impl Kernel {
             Kernel::AvxVnni(_) => crate::arch::x86_64::AvxVnni::NAME,
             #[cfg(target_arch = "x86_64")]
             Kernel::Avx512Vnni(_) => crate::arch::x86_64::Avx512Vnni::NAME,
+            #[cfg(target_arch = "aarch64")]
+            Kernel::Neon(_) => <crate::arch::aarch64::Neon as Dots>::NAME,
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonDot(_) => crate::arch::aarch64::NeonDot::NAME,
+            #[cfg(target_arch = "aarch64")]
+            Kernel::NeonI8mm(_) => crate::arch::aarch64::NeonI8mm::NAME,
         }
     }
 }

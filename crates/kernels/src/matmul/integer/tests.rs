@@ -14,6 +14,12 @@ fn kernels() -> Vec<Kernel> {
         let narrow = Avx2::new().map(Kernel::Avx2).into_iter().chain(AvxVnni::new().map(Kernel::AvxVnni));
         stand.chain(narrow).chain(Avx512Vnni::new().map(Kernel::Avx512Vnni))
     };
+    #[cfg(target_arch = "aarch64")]
+    let stand = {
+        use crate::arch::aarch64::{Neon, NeonDot, NeonI8mm};
+        let narrow = Neon::new().map(Kernel::Neon).into_iter().chain(NeonDot::new().map(Kernel::NeonDot));
+        stand.chain(narrow).chain(NeonI8mm::new().map(Kernel::NeonI8mm))
+    };
     stand.collect()
 }
 
