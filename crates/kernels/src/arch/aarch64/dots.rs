@@ -65,12 +65,12 @@ macro_rules! four {
         four!($i => $e, 0, 1, 2, 3)
     };
     ($i:ident => $e:expr, $($n:literal),*) => {
-        // SAFETY: as of the macros above, by the function's kind.
+        // SAFETY: as of `op` or, in an `unsafe fn`, as of `mem`.
         unsafe { [$({ let $i = $n; $e }),*] }
     };
 }
 
-/// Registers `i` with bytes from `16 i` on, and with lanes from `4 i` on.
+/// Register `i` has the bytes from `16 i` on, the lanes from `4 i` on.
 type Bytes = [uint8x16_t; 4];
 type Ints = [int32x4_t; 4];
 type Floats = [float32x4_t; 4];
@@ -297,7 +297,7 @@ macro_rules! dots {
             type Floats = Floats;
             type Parts = [f32; 16];
             const NAME: &'static str = $name;
-            const MOST_ROWS: usize = 4;
+            const MOST_ROWS: usize = 1;
             const TILE_ROWS: usize = 4;
             const TILE_VECTORS: usize = 1;
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::check::{Random, bits};
 use crate::codec::element;
+use crate::dots::{BYTES, LANES};
 use crate::weights::{Elements, Float, QuantFormat, QuantMode, Quantized};
 
 /// Every kernel of the host, the stand-in first.
@@ -131,8 +132,8 @@ fn all_kernels_rows_and_threads_give_the_same_bits() {
     let cpus = [Cpu::new(Isa::best(), 1), Cpu::new(Isa::best(), 2)];
     for form in forms() {
         let group = form.0.group;
-        for (i, cols) in [group, 3 * group, 5 * group, 16 * group, 21 * group, 896, 4864].into_iter().enumerate() {
-            let (n, m) = ([1, 3, 21, 37][i % 4], 103);
+        for (i, cols) in [group, 3 * group, 5 * group, 16 * group, 21 * group, 896, 2432].into_iter().enumerate() {
+            let (n, m) = ([1, 3, 21, 37][i % 4], 67);
             // A block of exactly the matrix: a vector beyond the last row would leave it.
             let owned = Owned::new(form, n, cols, i % 4, &mut random);
             let (w, x) = (owned.matrix(), random.floats(m * cols + 1, -2.0, 2.0));
@@ -152,6 +153,30 @@ fn all_kernels_rows_and_threads_give_the_same_bits() {
                     }
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn extreme_codes_and_digits_are_multiplied_exactly() {
+    struct Extreme<const WIDE: bool>(u8, i8);
+    impl<const WIDE: bool> DotsOp for Extreme<WIDE> {
+        #[inline(always)]
+        fn eval<D: Dots>(self, d: D) {
+            let Extreme(code, digit) = self;
+            let (codes, digits, mut out) = ([code; BYTES], [digit; 4], [0.0; LANES]);
+            // SAFETY: the lists are as long as what is read and written.
+            unsafe {
+                let sums = d.dot::<WIDE>(d.no_ints(), d.load(codes.as_ptr(), BYTES), d.quad(digits.as_ptr()));
+                d.store_floats(out.as_mut_ptr(), d.convert(sums));
+            }
+            assert_eq!(out, [4.0 * f32::from(code) * f32::from(digit); LANES], "{} {code} {digit}", D::NAME);
+        }
+    }
+    for kernel in kernels() {
+        for digit in [-128, -1, 0, 1, 127] {
+            [0, 1, 63].into_iter().for_each(|code| kernel.run(Extreme::<false>(code, digit)));
+            [0, 1, 127, 128, 255].into_iter().for_each(|code| kernel.run(Extreme::<true>(code, digit)));
         }
     }
 }
