@@ -176,8 +176,8 @@ fn run(kernel: Kernel, form: Form, cpu: &Cpu, job: &Job<'_>, work: &Work<'_>) {
     }
     let many = work.rows.div_ceil(work.units) > FEW_ROWS;
     let order = if many { Order::Groups } else { Order::Vectors };
-    let columns = columns(cpu.pool.threads(), job, work);
-    let columns = if many { columns.next_multiple_of(panels::WIDTH) } else { columns };
+    let threads = cpu.pool.threads();
+    let columns = if many { panel_columns(threads, job, work) } else { columns(threads, job, work) };
     input::quantize((kernel, form), order, cpu, job, |input| {
         job.run(cpu, work, columns, &|tile| {
             let task = Task { job, input, form, tile };
@@ -195,6 +195,15 @@ fn columns(threads: usize, job: &Job<'_>, work: &Work<'_>) -> usize {
     };
     let across = if across > threads { across / threads * threads } else { across.max(1) };
     job.n.div_ceil(across)
+}
+
+/// Columns of a task of panels: at most a strip, and many tasks, because the threads wait for the last one.
+fn panel_columns(threads: usize, job: &Job<'_>, work: &Work<'_>) -> usize {
+    if job.n.saturating_mul(job.view.cols).saturating_mul(work.rows) < MIN_TASK {
+        return job.n;
+    }
+    let even = job.n * work.units / (2 * TASKS * threads);
+    even.next_multiple_of(panels::WIDTH).clamp(panels::WIDTH, panels::STRIP)
 }
 
 /// What a task computes.

@@ -20,6 +20,8 @@ use crate::scratch;
 pub(super) const WIDTH: usize = 2 * LANES;
 /// Most panels of a strip.
 const PANELS: usize = 4;
+/// Columns of the widest strip.
+pub(super) const STRIP: usize = PANELS * WIDTH;
 /// Input rows from which on a strip has so many; fewer are limited by reading weights, which then stay in the nearest cache.
 const MANY_ROWS: usize = 64;
 /// Codes of a weight row in a panel: together with some input rows' digits a panel stays in the nearest cache.
