@@ -52,7 +52,7 @@ pub fn delta_scan(cpu: &Cpu, scan: DeltaScan<'_>, state: &mut [f32], out: &mut [
     assert!([1, key_dim].contains(&(scan.decay.len() / (tokens * heads).max(1))), "a decay for each head or column");
     assert_eq!(state.len(), heads * value_dim * key_dim, "a state for each head");
     let rows = Rows { heads, count: value_dim, width: key_dim, out: Shared::new(out) };
-    rows.run(cpu, state, &|block| cpu.isa.run(DeltaOp { scan, tokens, block }));
+    rows.run(cpu, state, &|block| cpu.isa.run(Steps { scan, tokens, block }));
 }
 
 /// A selective state space (Gu & Dao 2023; Dao & Gu 2024). For each head, with a state `S [dim, state_dim]`:
@@ -94,7 +94,7 @@ pub fn ssm_scan(cpu: &Cpu, scan: SsmScan<'_>, state: &mut [f32], out: &mut [f32]
     assert!([heads, heads * state_dim].contains(&scan.a.len()), "an a for each head or column");
     assert_eq!(state.len(), heads * dim * state_dim, "a state for each head");
     let rows = Rows { heads, count: dim, width: state_dim, out: Shared::new(out) };
-    rows.run(cpu, state, &|block| cpu.isa.run(SsmOp { scan, tokens, block }));
+    rows.run(cpu, state, &|block| cpu.isa.run(Steps { scan, tokens, block }));
 }
 
 /// The rows of a state: `count` a head, of `width` floats.
@@ -170,13 +170,23 @@ fn sums<S: Simd, const R: usize>(s: S, v: [S::F; R]) -> [f32; R] {
     out
 }
 
-struct DeltaOp<'a> {
-    scan: DeltaScan<'a>,
+/// A recurrence over some rows of the state.
+struct Steps<'a, Scan> {
+    scan: Scan,
     tokens: usize,
     block: Block<'a>,
 }
 
-impl SimdOp for DeltaOp<'_> {
+/// What a recurrence does at one position.
+trait Step {
+    /// Moves rows `row..row + R` of a head over position `t`. Implementations must be `#[inline(always)]`.
+    fn step<S: Simd, const R: usize>(&mut self, s: S, at: (usize, usize), row: usize);
+}
+
+impl<Scan> SimdOp for Steps<'_, Scan>
+where
+    Self: Step,
+{
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd>(mut self, s: S) {
@@ -199,8 +209,7 @@ impl SimdOp for DeltaOp<'_> {
     }
 }
 
-impl DeltaOp<'_> {
-    /// Moves rows `row..row + R` over position `t`.
+impl Step for Steps<'_, DeltaScan<'_>> {
     #[inline(always)]
     fn step<S: Simd, const R: usize>(&mut self, s: S, (t, head): (usize, usize), row: usize) {
         let DeltaScan { key_heads, heads, key_dim, value_dim, .. } = self.scan;
@@ -260,37 +269,7 @@ impl DeltaOp<'_> {
     }
 }
 
-struct SsmOp<'a> {
-    scan: SsmScan<'a>,
-    tokens: usize,
-    block: Block<'a>,
-}
-
-impl SimdOp for SsmOp<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn eval<S: Simd>(mut self, s: S) {
-        let mut start = self.block.range.start;
-        while start < self.block.range.end {
-            let (head, rows) = self.block.run_at(start);
-            start = rows.end;
-            for t in 0..self.tokens {
-                let mut row = rows.start;
-                while row + 4 <= rows.end {
-                    self.step::<S, 4>(s, (t, head), row);
-                    row += 4;
-                }
-                while row < rows.end {
-                    self.step::<S, 1>(s, (t, head), row);
-                    row += 1;
-                }
-            }
-        }
-    }
-}
-
-impl SsmOp<'_> {
-    /// Moves rows `row..row + R` over position `t`.
+impl Step for Steps<'_, SsmScan<'_>> {
     #[inline(always)]
     fn step<S: Simd, const R: usize>(&mut self, s: S, (t, head): (usize, usize), row: usize) {
         let SsmScan { heads, groups, dim, state_dim, .. } = self.scan;
