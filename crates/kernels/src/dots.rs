@@ -88,8 +88,6 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     fn dot<const WIDE: bool>(self, sums: Self::Ints, codes: Self::Bytes, digits: Self::Bytes) -> Self::Ints;
     /// `256 * a`.
     fn times_256(self, a: Self::Ints) -> Self::Ints;
-    /// `a + b`.
-    fn add_ints(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
     /// Zeros.
     fn no_floats(self) -> Self::Floats;
     /// Reads sixteen floats.
@@ -225,10 +223,6 @@ impl Dots for Stand {
     #[inline(never)]
     fn times_256(self, a: [i32; LANES]) -> [i32; LANES] {
         a.map(|a| 256 * a)
-    }
-    #[inline(never)]
-    fn add_ints(self, a: [i32; LANES], b: [i32; LANES]) -> [i32; LANES] {
-        std::array::from_fn(|l| a[l] + b[l])
     }
     #[inline(always)]
     fn no_floats(self) -> [f32; LANES] {

@@ -69,6 +69,17 @@ pub fn linear(cpu: &Cpu, precision: Precision, x: &[f32], w: &Matrix<'_>, bias: 
     }
 }
 
+/// [`linear`] with several matrices, each with its result: the same bits in fewer steps.
+pub fn linear_all(cpu: &Cpu, precision: Precision, x: &[f32], ws: &[Matrix<'_>], outs: &mut [&mut [f32]]) {
+    assert_eq!(ws.len(), outs.len(), "a result for each matrix");
+    if precision == Precision::Fast && ws.len() > 1 && integer::matmul_few(cpu, x, ws, outs) {
+        return;
+    }
+    for (w, out) in ws.iter().zip(outs) {
+        linear(cpu, precision, x, w, None, out);
+    }
+}
+
 /// Name of the kernel that [`linear`] uses for `rows` input rows.
 pub fn linear_kernel_name(cpu: &Cpu, precision: Precision, w: &Matrix<'_>, rows: usize) -> String {
     let fast = match precision {
@@ -95,11 +106,7 @@ pub fn gather_linear(
 
 /// `x [m, k] · Wᵀ (+ bias [n]) -> out [m, n]`, for `W [n, k]`.
 pub fn matmul(cpu: &Cpu, x: &[f32], w: &Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
-    let view = View::new(w);
-    let m = rows_of(out.len(), w.rows, x.len(), w.cols);
-    assert_eq!((x.len(), out.len()), (m * w.cols, m * w.rows), "[{m}, {}] x [{}, {}]", w.cols, w.rows, w.cols);
-    assert!(bias.is_none_or(|b| b.len() == w.rows), "a bias per row of the matrix");
-    let job = Job { view, x, x_rows: None, order: None, bias, n: w.rows, out: Out(out.as_mut_ptr()) };
+    let (job, m) = Job::new(x, w, bias, out);
     let unit = |i: usize| Unit { matrix: 0, start: i * BLOCK_M, len: BLOCK_M.min(m - i * BLOCK_M) };
     let work = Work { rows: m, units: m.div_ceil(BLOCK_M), unit: &unit };
     job.run(cpu, &work, job.even_columns(cpu, &work), &|tile| job.exact(cpu, tile));
@@ -272,7 +279,19 @@ struct Tile {
     end: usize,
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
+    /// A product with one matrix whose results lie as the input does, and the number of its rows.
+    ///
+    /// # Panics
+    /// If the slices' lengths do not fit.
+    fn new(x: &'a [f32], w: &Matrix<'a>, bias: Option<&'a [f32]>, out: &mut [f32]) -> (Job<'a>, usize) {
+        let m = rows_of(out.len(), w.rows, x.len(), w.cols);
+        assert_eq!((x.len(), out.len()), (m * w.cols, m * w.rows), "[{m}, {}] x [{}, {}]", w.cols, w.rows, w.cols);
+        assert!(bias.is_none_or(|b| b.len() == w.rows), "a bias per row of the matrix");
+        let view = View::new(w);
+        (Job { view, x, x_rows: None, order: None, bias, n: w.rows, out: Out(out.as_mut_ptr()) }, m)
+    }
+
     /// The input row and the row of the result at a position of a unit.
     #[inline(always)]
     fn rows(&self, unit: Unit, i: usize) -> (*const f32, usize) {

@@ -50,6 +50,14 @@ impl QuantFormat {
     pub const fn row_bytes(self, cols: usize) -> usize {
         cols * self.bits as usize / 8
     }
+
+    /// Arrays that make up a matrix: codes, scales and, for affine, biases.
+    pub const fn parts(self) -> usize {
+        match self.mode {
+            QuantMode::Affine => 3,
+            _ => 2,
+        }
+    }
 }
 
 /// A quantized matrix.

@@ -34,6 +34,8 @@ const TASKS: usize = 4;
 const FEW_ROWS: usize = 4;
 /// Most input rows of a unit: their sums stay in the second cache.
 const UNIT_ROWS: usize = 512;
+/// Most matrices that share an input in one region.
+const MOST_TOGETHER: usize = 4;
 
 /// An implementation of [`Dots`] that this processor has.
 #[derive(Clone, Copy, Debug)]
@@ -137,13 +139,27 @@ pub fn matmul_fast(cpu: &Cpu, x: &[f32], w: &Matrix<'_>, bias: Option<&[f32]>, o
 /// [`matmul_fast`] with a kernel of choice.
 fn matmul_with(kernel: Kernel, cpu: &Cpu, x: &[f32], w: &Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) -> bool {
     let Some(form) = Form::of(w) else { return false };
-    let view = View::new(w);
-    let m = rows_of(out.len(), w.rows, x.len(), w.cols);
-    assert_eq!((x.len(), out.len()), (m * w.cols, m * w.rows), "[{m}, {}] x [{}, {}]", w.cols, w.rows, w.cols);
-    assert!(bias.is_none_or(|b| b.len() == w.rows), "a bias per row of the matrix");
-    let job = Job { view, x, x_rows: None, order: None, bias, n: w.rows, out: Out(out.as_mut_ptr()) };
+    let (job, m) = Job::new(x, w, bias, out);
     let unit = |i: usize| Unit { matrix: 0, start: i * UNIT_ROWS, len: UNIT_ROWS.min(m - i * UNIT_ROWS) };
-    run(kernel, form, cpu, &job, &Work { rows: m, units: m.div_ceil(UNIT_ROWS), unit: &unit });
+    run(kernel, form, cpu, &[job], &Work { rows: m, units: m.div_ceil(UNIT_ROWS), unit: &unit });
+    true
+}
+
+/// [`matmul_fast`] with several matrices, each with its result: the same bits, but a few rows of input are quantized once
+/// and shared out once. Returns `false` where the matrices differ in form, or the rows are not few.
+pub fn matmul_few(cpu: &Cpu, x: &[f32], ws: &[Matrix<'_>], outs: &mut [&mut [f32]]) -> bool {
+    let (Some(kernel), Some(first)) = (Kernel::of(cpu.isa), ws.first()) else { return false };
+    let Some(form) = Form::of(first) else { return false };
+    let m = rows_of(outs[0].len(), first.rows, x.len(), first.cols);
+    if m > FEW_ROWS || ws.len() > MOST_TOGETHER || ws.iter().any(|w| Form::of(w) != Some(form)) {
+        return false;
+    }
+    let mut jobs = [Job::new(x, first, None, outs[0]).0; MOST_TOGETHER];
+    for ((job, w), out) in jobs.iter_mut().zip(ws).zip(outs) {
+        *job = Job::new(x, w, None, out).0;
+    }
+    let unit = |_: usize| Unit { matrix: 0, start: 0, len: m };
+    run(kernel, form, cpu, &jobs[..ws.len()], &Work { rows: m, units: 1, unit: &unit });
     true
 }
 
@@ -164,45 +180,62 @@ pub fn gather_matmul_fast(
         let (x_rows, order) = (Some(pick.x_rows), Some(order));
         let job = Job { view, x, x_rows, order, bias, n, out: Out(out.as_mut_ptr()) };
         let unit = |i: usize| Unit::of(&units[3 * i..]);
-        run(kernel, form, cpu, &job, &Work { rows: pick.ids.len(), units: units.len() / 3, unit: &unit });
+        run(kernel, form, cpu, &[job], &Work { rows: pick.ids.len(), units: units.len() / 3, unit: &unit });
     });
     true
 }
 
-/// Quantizes the rows of the input, then shares the product out.
-fn run(kernel: Kernel, form: Form, cpu: &Cpu, job: &Job<'_>, work: &Work<'_>) {
-    if work.rows == 0 || job.n == 0 {
+/// Quantizes the rows of the input that the jobs share, then shares the products out.
+fn run(kernel: Kernel, form: Form, cpu: &Cpu, jobs: &[Job<'_>], work: &Work<'_>) {
+    let n = jobs.iter().map(|job| job.n).sum::<usize>();
+    if work.rows == 0 || n == 0 {
         return;
     }
+    let size = n.saturating_mul(jobs[0].view.cols).saturating_mul(work.rows);
     let many = work.rows.div_ceil(work.units) > FEW_ROWS;
     let order = if many { Order::Groups } else { Order::Vectors };
     let threads = cpu.pool.threads();
-    let columns = if many { panel_columns(threads, job, work) } else { columns(threads, job, work) };
-    input::quantize((kernel, form), order, cpu, job, |input| {
-        job.run(cpu, work, columns, &|tile| {
-            let task = Task { job, input, form, tile };
-            if many { panels::multiply(kernel, task) } else { rows::multiply(kernel, task) }
-        });
+    input::quantize((kernel, form), order, cpu, &jobs[0], |input| {
+        if many {
+            for job in jobs {
+                let columns = panel_columns(threads, job.n, size, work.units);
+                job.run(cpu, work, columns, &|tile| panels::multiply(kernel, Task { job, input, form, tile }));
+            }
+        } else {
+            let columns = columns(threads, n, size, work.units);
+            cpu.pool.run(n.div_ceil(columns) * work.units, &|i| {
+                let (unit, start) = ((work.unit)(i % work.units), i / work.units * columns);
+                let mut first = 0;
+                for job in jobs {
+                    let (start, end) =
+                        (start.max(first) - first, (start + columns).min(first + job.n).max(first) - first);
+                    if start < end {
+                        rows::multiply(kernel, Task { job, input, form, tile: Tile { unit, start, end } });
+                    }
+                    first += job.n;
+                }
+            });
+        }
     });
 }
 
-/// Columns of a task: few tasks, because each begins with cold streams, and as many for each thread as for the others.
-fn columns(threads: usize, job: &Job<'_>, work: &Work<'_>) -> usize {
-    let total = job.n.saturating_mul(job.view.cols).saturating_mul(work.rows) / MIN_TASK;
+/// Columns of a task, of `n` in `size` multiplications: few tasks, because each begins with cold streams, and as many for
+/// each thread as for the others.
+fn columns(threads: usize, n: usize, size: usize, units: usize) -> usize {
     let across = match threads {
         1 => 1,
-        _ => total.min(TASKS * threads) / work.units,
+        _ => (size / MIN_TASK).min(TASKS * threads) / units,
     };
     let across = if across > threads { across / threads * threads } else { across.max(1) };
-    job.n.div_ceil(across)
+    n.div_ceil(across)
 }
 
 /// Columns of a task of panels: at most a strip, and many tasks, because the threads wait for the last one.
-fn panel_columns(threads: usize, job: &Job<'_>, work: &Work<'_>) -> usize {
-    if job.n.saturating_mul(job.view.cols).saturating_mul(work.rows) < MIN_TASK {
-        return job.n;
+fn panel_columns(threads: usize, n: usize, size: usize, units: usize) -> usize {
+    if size < MIN_TASK {
+        return n;
     }
-    let even = job.n * work.units / (2 * TASKS * threads);
+    let even = n * units / (2 * TASKS * threads);
     even.next_multiple_of(panels::WIDTH).clamp(panels::WIDTH, panels::STRIP)
 }
 

@@ -353,10 +353,6 @@ macro_rules! dots {
                 four!(i => vshlq_n_s32::<8>(a[i]))
             }
             #[inline(always)]
-            fn add_ints(self, a: Ints, b: Ints) -> Ints {
-                four!(i => vaddq_s32(a[i], b[i]))
-            }
-            #[inline(always)]
             fn no_floats(self) -> Floats {
                 op!([vdupq_n_f32(0.0); 4])
             }

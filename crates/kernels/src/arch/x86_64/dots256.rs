@@ -285,10 +285,6 @@ macro_rules! dots {
                 op!([_mm256_slli_epi32::<8>(a[0]), _mm256_slli_epi32::<8>(a[1])])
             }
             #[inline(always)]
-            fn add_ints(self, a: Pair, b: Pair) -> Pair {
-                op!([_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])])
-            }
-            #[inline(always)]
             fn no_floats(self) -> [__m256; 2] {
                 op!([_mm256_setzero_ps(); 2])
             }

@@ -121,7 +121,7 @@ impl Dots for Avx512Vnni {
     type Bytes = __m512i;
     type Ints = __m512i;
     type Floats = __m512;
-    type Parts = __m512;
+    type Parts = [f32; 16];
     const NAME: &'static str = "x86_64-avx512vnni";
     const MOST_ROWS: usize = 4;
     const TILE_ROWS: usize = 8;
@@ -180,10 +180,6 @@ impl Dots for Avx512Vnni {
     #[inline(always)]
     fn times_256(self, a: __m512i) -> __m512i {
         op!(_mm512_slli_epi32::<8>(a))
-    }
-    #[inline(always)]
-    fn add_ints(self, a: __m512i, b: __m512i) -> __m512i {
-        op!(_mm512_add_epi32(a, b))
     }
     #[inline(always)]
     fn no_floats(self) -> __m512 {
@@ -246,15 +242,24 @@ impl Dots for Avx512Vnni {
         op!(_mm512_cvtepi32_ps(a))
     }
     #[inline(always)]
-    fn parts(self, v: __m512) -> __m512 {
-        v
+    fn parts(self, v: __m512) -> [f32; 16] {
+        let mut parts = [0.0f32; 16];
+        op!(_mm512_storeu_ps(parts.as_mut_ptr(), v));
+        parts
     }
     #[inline(always)]
-    fn spread<const EACH: usize>(self, v: &__m512, first: usize) -> __m512 {
+    fn spread<const EACH: usize>(self, v: &[f32; 16], first: usize) -> __m512 {
         let lanes = const { spread_lanes(EACH) };
+        let p = v[first..first + 16 / EACH].as_ptr();
+        // Broadcasts from memory leave the shuffle's port free.
         op!({
-            let lanes = _mm512_loadu_si512(lanes.as_ptr().cast());
-            _mm512_permutexvar_ps(_mm512_add_epi32(lanes, _mm512_set1_epi32(first as i32)), *v)
+            let part = match EACH {
+                16 => return _mm512_set1_ps(*p),
+                8 => _mm512_castpd_ps(_mm512_set1_pd(p.cast::<f64>().read_unaligned())),
+                4 => _mm512_broadcast_f32x4(_mm_loadu_ps(p)),
+                _ => _mm512_castps256_ps512(_mm256_loadu_ps(p)),
+            };
+            _mm512_permutexvar_ps(_mm512_loadu_si512(lanes.as_ptr().cast()), part)
         })
     }
     #[inline(always)]

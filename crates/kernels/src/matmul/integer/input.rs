@@ -132,7 +132,7 @@ impl Quantize<'_> {
     fn groups<const GROUP: usize, const PLANES: usize>(self) {
         let codes = BYTES * PLANES;
         // Codes of a group that lie together, and the distances of their planes and of the low digits from the high ones.
-        let (part, plane_stride, low) = match self.layout.order {
+        let (part, plane_stride, low_digits) = match self.layout.order {
             Order::Vectors => (codes.min(GROUP), BYTES, codes),
             Order::Groups => (GROUP, GROUP / PLANES, GROUP),
         };
@@ -146,29 +146,44 @@ impl Quantize<'_> {
         sums[groups..].fill(0.0);
         for (g, x) in self.x.as_chunks::<GROUP>().0.iter().enumerate() {
             let (scale, inverse) = scale_of(x);
-            let mut ints = [0u16; GROUP];
-            for (out, x) in ints.iter_mut().zip(x) {
+            let (mut high, mut low, mut sum) = ([0u8; GROUP], [0u8; GROUP], 0i32);
+            for ((x, high), low) in x.iter().zip(&mut high).zip(&mut low) {
                 // Adding 1.5 * 2^23 rounds to nearest and leaves the integer in the low bits.
-                *out = (x * inverse + 12_582_912.0).to_bits() as u16;
+                let int = (x * inverse + 12_582_912.0).to_bits() as u16;
+                (*high, *low) = ((int.wrapping_add(128) >> 8) as u8, int as u8);
+                sum += i32::from(int as i16);
             }
-            let sum = ints.iter().map(|&a| i32::from(a as i16)).sum::<i32>();
             (scales[g], sums[g]) = (scale, scale * sum as f32);
-            for (i, ints) in ints.chunks_exact(part).enumerate() {
+            for (i, (high, low)) in high.chunks_exact(part).zip(low.chunks_exact(part)).enumerate() {
                 let at = g * GROUP + i * part;
                 let from = match self.layout.order {
                     Order::Vectors => at / codes * codes * 2 + at % codes / PLANES,
                     Order::Groups => 2 * at,
                 };
-                for plane in 0..PLANES {
-                    let high = &mut digits[from + plane * plane_stride..][..part / PLANES];
-                    for (out, ints) in high.iter_mut().zip(ints.as_chunks::<PLANES>().0) {
-                        *out = (ints[plane].wrapping_add(128) >> 8) as u8;
-                    }
-                    let low = &mut digits[from + low + plane * plane_stride..][..part / PLANES];
-                    for (out, ints) in low.iter_mut().zip(ints.as_chunks::<PLANES>().0) {
-                        *out = ints[plane] as u8;
+                for (bytes, from) in [(high, from), (low, from + low_digits)] {
+                    for plane in 0..PLANES {
+                        let out = &mut digits[from + plane * plane_stride..][..part / PLANES];
+                        take_plane::<PLANES>(bytes, plane, out);
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Byte `plane` of every `PLANES` bytes, by shifts of words: strided reads of single bytes are not vectorized.
+#[inline(always)]
+fn take_plane<const PLANES: usize>(bytes: &[u8], plane: usize, out: &mut [u8]) {
+    match PLANES {
+        1 => out.copy_from_slice(bytes),
+        2 => {
+            for (out, word) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *out = (u16::from_le_bytes(*word) >> (8 * plane)) as u8;
+            }
+        }
+        _ => {
+            for (out, word) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *out = (u32::from_le_bytes(*word) >> (8 * plane)) as u8;
             }
         }
     }

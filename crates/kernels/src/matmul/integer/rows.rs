@@ -20,6 +20,10 @@ const AHEAD: usize = 2048;
 const SCALES_AHEAD: usize = 256;
 /// Weight rows that meet one batch of input rows before the next batch: they stay in the nearest cache.
 const COLUMNS: usize = 8;
+/// Steps of a row that are taken without looking for its end.
+const STEPS: usize = 4;
+/// Most planes whose integers are summed before they are converted.
+const MOST_PLANES: usize = 4;
 
 /// Computes a tile.
 pub(super) fn multiply(kernel: Kernel, task: Task<'_>) {
@@ -98,6 +102,12 @@ impl<C: Codes, const GROUP: usize> Multiply<'_, C, GROUP> {
         let rows: [_; M] = std::array::from_fn(|i| job.positions(tile.unit, first + i.min(count - 1)));
         let x = rows.map(|(x_row, _)| input.row(x_row));
         let stream = (cols.1 - cols.0).div_ceil(STREAMS);
+        for col in (cols.0..cols.1).step_by(stream.max(1)) {
+            let codes = job.view.row(tile.unit.matrix * job.n + col);
+            for at in (0..AHEAD).step_by(64) {
+                d.prefetch(codes.wrapping_add(at));
+            }
+        }
         for step in 0..stream {
             let starts = (cols.0 + step..cols.1).step_by(stream);
             let mut lines =
@@ -138,7 +148,7 @@ impl<C: Codes, const GROUP: usize> Multiply<'_, C, GROUP> {
         acc: &mut [D::Floats; M],
     ) {
         let view = &self.0.job.view;
-        let (kind, code_end) = (view.scale_type(), view.code_end());
+        let kind = view.scale_type();
         let count = (view.groups - first).min(LANES);
         let offset = first * kind.size();
         let at = Scales {
@@ -159,45 +169,81 @@ impl<C: Codes, const GROUP: usize> Multiply<'_, C, GROUP> {
                 sums[i] = d.fma(bias, d.floats(x[i].sums.add(first)), sums[i]);
             }
         }
-        let mut vector = first * GROUP / C::CODES;
-        for group in (0..count).step_by(Self::GROUPS) {
-            let mut high = [d.no_ints(); M];
-            let mut low = [d.no_ints(); M];
-            for _ in 0..Self::VECTORS {
-                let p = line.codes.wrapping_add(vector * C::CODE_BYTES);
-                d.prefetch(p.wrapping_add(AHEAD));
-                // SAFETY: the vector begins in the row, and what the row lacks of it is read up to the matrix's end at most;
-                // the digits of the input are filled up to whole vectors with zeros.
-                unsafe {
-                    let raw = C::load(d, p, code_end as usize - p as usize);
-                    for plane in 0..C::PLANES {
-                        let codes = C::plane(d, raw, plane);
-                        for i in 0..M {
-                            let p = x[i].digits.add(2 * vector * C::CODES + plane * BYTES).cast::<u8>();
-                            let digits = [d.load(p, BYTES), d.load(p.add(C::CODES), BYTES)];
-                            if C::WIDE {
-                                high[i] = d.dot::<true>(high[i], codes, digits[0]);
-                                low[i] = d.dot::<true>(low[i], codes, digits[1]);
-                            } else {
-                                high[i] = d.dot::<false>(high[i], codes, digits[0]);
-                                low[i] = d.dot::<false>(low[i], codes, digits[1]);
-                            }
-                        }
-                    }
-                }
-                vector += 1;
+        let vectors = first * GROUP / C::CODES;
+        let (mut codes, mut x, mut group) = (line.codes.wrapping_add(vectors * C::CODE_BYTES), *x, 0);
+        for x in &mut x {
+            x.digits = x.digits.wrapping_add(2 * vectors * C::CODES);
+        }
+        // SAFETY: the vectors begin in the row; the digits of the input are filled up to whole vectors with zeros.
+        unsafe {
+            while group + STEPS * Self::GROUPS <= count {
+                self.steps::<D, M, STEPS>(d, (&mut codes, &mut x, &mut group), &parts, &mut sums);
             }
-            for i in 0..M {
-                let scale = match Self::GROUPS {
-                    1 => d.spread::<16>(&parts[i], group),
-                    2 => d.spread::<8>(&parts[i], group),
-                    4 => d.spread::<4>(&parts[i], group),
-                    _ => d.spread::<2>(&parts[i], group),
-                };
-                sums[i] = d.fma(d.convert(d.add_ints(d.times_256(high[i]), low[i])), scale, sums[i]);
+            while group < count {
+                self.steps::<D, M, 1>(d, (&mut codes, &mut x, &mut group), &parts, &mut sums);
             }
         }
         *acc = sums;
+    }
+
+    /// Adds the products of `N` times as many groups as are converted together, and moves on.
+    ///
+    /// # Safety
+    /// The codes begin in the row, and what it lacks of the last vector is read up to the matrix's end at most; the digits
+    /// go on for whole vectors.
+    #[inline(always)]
+    unsafe fn steps<D: Dots, const M: usize, const N: usize>(
+        &self,
+        d: D,
+        (codes, x, group): (&mut *const u8, &mut [Row; M], &mut usize),
+        parts: &[D::Parts; M],
+        sums: &mut [D::Floats; M],
+    ) {
+        let left = self.0.job.view.code_end() as usize - *codes as usize;
+        // One comparison for all vectors, and reads that need no mask.
+        let whole = left >= (N * Self::VECTORS - 1) * C::CODE_BYTES + BYTES;
+        for _ in 0..N {
+            let mut planes = [d.no_bytes(); MOST_PLANES];
+            for (i, planes) in planes.chunks_exact_mut(C::PLANES).take(Self::VECTORS).enumerate() {
+                let offset = i * C::CODE_BYTES;
+                d.prefetch(codes.wrapping_add(offset + AHEAD));
+                let left = if whole { BYTES } else { self.0.job.view.code_end() as usize - *codes as usize - offset };
+                // SAFETY: passed on.
+                let raw = unsafe { C::load(d, codes.wrapping_add(offset), left) };
+                for (plane, codes) in planes.iter_mut().enumerate() {
+                    *codes = C::plane(d, raw, plane);
+                }
+            }
+            for i in 0..M {
+                let mut ints = d.no_ints();
+                for digit in 0..2 {
+                    for (plane, &codes) in planes.iter().enumerate().take(Self::VECTORS * C::PLANES) {
+                        let (vector, plane) = (plane / C::PLANES, plane % C::PLANES);
+                        let offset = (2 * vector + digit) * C::CODES + plane * BYTES;
+                        // SAFETY: passed on.
+                        let digits = unsafe { d.load(x[i].digits.wrapping_add(offset).cast(), BYTES) };
+                        ints = if C::WIDE {
+                            d.dot::<true>(ints, codes, digits)
+                        } else {
+                            d.dot::<false>(ints, codes, digits)
+                        };
+                    }
+                    if digit == 0 {
+                        ints = d.times_256(ints);
+                    }
+                }
+                let scale = match Self::GROUPS {
+                    1 => d.spread::<16>(&parts[i], *group),
+                    2 => d.spread::<8>(&parts[i], *group),
+                    4 => d.spread::<4>(&parts[i], *group),
+                    _ => d.spread::<2>(&parts[i], *group),
+                };
+                sums[i] = d.fma(d.convert(ints), scale, sums[i]);
+                x[i].digits = x[i].digits.wrapping_add(2 * Self::VECTORS * C::CODES);
+            }
+            *codes = codes.wrapping_add(Self::VECTORS * C::CODE_BYTES);
+            *group += Self::GROUPS;
+        }
     }
 }
 

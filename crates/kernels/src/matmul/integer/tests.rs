@@ -200,6 +200,35 @@ fn tasks_share_a_large_product() {
 }
 
 #[test]
+fn matrices_that_share_a_step_give_the_bits_of_each_alone() {
+    let mut random = Random::new(71);
+    for threads in [1, 3] {
+        let cpu = Cpu::new(Isa::best(), threads);
+        for form in forms() {
+            let owned = [600, 9, 320].map(|rows| Owned::new(form, rows, 1024, 2, &mut random));
+            let ws = owned.each_ref().map(Owned::matrix);
+            for m in [1, 3, 4, 5] {
+                let x = random.floats(m * 1024, -2.0, 2.0);
+                let mut together = ws.map(|w| vec![f32::NAN; m * w.rows]);
+                let [a, b, c] = &mut together;
+                if !matmul_few(&cpu, &x, &ws, &mut [a, b, c]) {
+                    assert!(m > FEW_ROWS || Kernel::of(cpu.isa).is_none(), "{form:?}, {m} rows");
+                    continue;
+                }
+                for (together, w) in together.iter().zip(&ws) {
+                    let mut alone = vec![f32::NAN; m * w.rows];
+                    assert!(matmul_fast(&cpu, &x, w, None, &mut alone));
+                    assert_eq!(bits(together), bits(&alone), "{form:?}, {m} rows of {}", w.rows);
+                }
+            }
+        }
+        let [a, b] = [0, 1].map(|i| Owned::new(forms()[i], 8, 256, 0, &mut random));
+        let refused = matmul_few(&cpu, &[0.0; 256], &[a.matrix(), b.matrix()], &mut [&mut [0.0; 8], &mut [0.0; 8]]);
+        assert!(!refused, "two forms cannot share an input");
+    }
+}
+
+#[test]
 fn gathered_rows_equal_products_with_their_expert() {
     let mut random = Random::new(4);
     let (k, n, experts, tokens, count) = (256, 20, 5, 60, 150);
