@@ -13,7 +13,17 @@ pub struct Linear {
 impl Linear {
     /// `x [.., inputs] -> [.., outputs]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let y = x.linear(&self.weight, self.precision);
+        self.shifted(x.linear(&self.weight, self.precision))
+    }
+
+    /// What each of several makes of one input, in one step where their weights lie alike.
+    pub fn forward_all<const N: usize>(linears: [&Linear; N], x: &Tensor) -> [Tensor; N] {
+        let products = x.linear_all(linears.map(|linear| &linear.weight), linears[0].precision);
+        let mut linears = linears.iter();
+        products.map(|y| linears.next().expect("a product for each").shifted(y))
+    }
+
+    fn shifted(&self, y: Tensor) -> Tensor {
         match &self.bias {
             Some(bias) => y.add(bias),
             None => y,

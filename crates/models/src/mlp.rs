@@ -100,7 +100,10 @@ impl Unit {
 
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
         self.down.forward(&match &self.up {
-            Up::Gated { gate, up, act } => gated(*act, gate.forward(x), up.forward(x)),
+            Up::Gated { gate, up, act } => {
+                let [gate, up] = Linear::forward_all([gate, up], x);
+                gated(*act, gate, up)
+            }
             Up::Plain { up, act } => up.forward(x).unary(*act),
             Up::Learned { up, act } => act.forward(up.forward(x)),
         })

@@ -5,7 +5,7 @@
 
 use smallvec::smallvec;
 
-use crate::{Binary, Dtype, Op, QuantFormat, QuantMode, Reduce, Sdpa, Tensor, Tensors, Unary};
+use crate::{Binary, Dtype, Op, QuantFormat, Reduce, Sdpa, Tensor, Tensors, Unary};
 
 /// Computes a fused operation, or a contraction with packed weights, by plain operations; `None` for a plain operation,
 /// which is its own definition.
@@ -18,7 +18,8 @@ pub fn define(op: &Op, inputs: &[Tensor]) -> Option<Tensors> {
         Op::Glu(act) => inputs[0].clone().unary(act).mul(&inputs[1]),
         Op::Softcap(cap) => inputs[0].clone().scale(1.0 / cap).unary(Unary::Tanh).scale(cap),
         Op::QuantizedMatmul { format, transpose, multiplier, .. } => {
-            inputs[0].matmul(&dequantize(format, multiplier, &inputs[1..]), transpose)
+            let product = |w: &[Tensor]| inputs[0].matmul(&dequantize(format, multiplier, w), transpose);
+            return Some(inputs[1..].chunks(format.parts()).map(product).collect());
         }
         Op::TakeQuantized { format, multiplier } => {
             let (ids, parts) = inputs.split_last()?;
@@ -121,7 +122,7 @@ fn sdpa(inputs: &[Tensor], sdpa: Sdpa) -> Tensor {
     let q = &inputs[0];
     let (k, v) = match sdpa.format {
         Some(format) => {
-            let parts = if format.mode == QuantMode::Affine { 3 } else { 2 };
+            let parts = format.parts();
             (dequantize(format, 1.0, &inputs[1..1 + parts]), dequantize(format, 1.0, &inputs[1 + parts..1 + 2 * parts]))
         }
         None => (inputs[1].cast(Dtype::F32), inputs[2].cast(Dtype::F32)),

@@ -1,6 +1,6 @@
 //! Shapes and dtypes of every operation: the one place that checks them and words what is wrong.
 
-use std::fmt;
+use std::fmt::{self, Display};
 
 use smallvec::{SmallVec, smallvec};
 
@@ -10,7 +10,7 @@ use crate::{Dtype, Op, QuantFormat, QuantMode, Sdpa, Shape, Spec};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShapeError(String);
 
-impl fmt::Display for ShapeError {
+impl Display for ShapeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -92,7 +92,7 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn wrong(&self, why: &str) -> ShapeError {
+    fn wrong(&self, why: impl Display) -> ShapeError {
         let inputs: Vec<String> = self.inputs.iter().map(Spec::to_string).collect();
         let debug = format!("{:?}", self.op);
         let name = debug.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
@@ -103,12 +103,12 @@ impl Check<'_> {
         ShapeError(format!("[{snake}] {}: {why}", inputs.join(" × ")))
     }
 
-    fn that(&self, holds: bool, why: &str) -> Result<(), ShapeError> {
+    fn that(&self, holds: bool, why: impl Display) -> Result<(), ShapeError> {
         if holds { Ok(()) } else { Err(self.wrong(why)) }
     }
 
     fn arity(&self, count: usize) -> Result<&Self, ShapeError> {
-        self.that(self.inputs.len() == count, &format!("takes {count} inputs"))?;
+        self.that(self.inputs.len() == count, format_args!("takes {count} inputs"))?;
         Ok(self)
     }
 
@@ -127,7 +127,7 @@ impl Check<'_> {
         Ok(one(match *self.op {
             Op::Reshape(shape) => {
                 self.arity(1)?;
-                self.that(shape.elements() == x.shape.elements(), &format!("has not the elements of {shape}"))?;
+                self.that(shape.elements() == x.shape.elements(), format_args!("has not the elements of {shape}"))?;
                 Spec { shape, ..x }
             }
             Op::Permute(axes) => {
@@ -135,26 +135,26 @@ impl Check<'_> {
                 let axes = &axes[..x.shape.len()];
                 self.that(
                     (0..axes.len()).all(|axis| axes.contains(&axis)),
-                    &format!("{axes:?} is no order of its axes"),
+                    format_args!("{axes:?} is no order of its axes"),
                 )?;
                 let sizes: SmallVec<[usize; 6]> = axes.iter().map(|&axis| x.shape[axis]).collect();
                 Spec { shape: Shape::new(&sizes), ..x }
             }
             Op::Slice { axis, start, count } => {
                 self.arity(1)?;
-                self.that(axis < x.shape.len(), &format!("has no axis {axis}"))?;
+                self.that(axis < x.shape.len(), format_args!("has no axis {axis}"))?;
                 let inside = start.checked_add(count).is_some_and(|end| end <= x.shape[axis]);
-                self.that(inside, &format!("{start} + {count} entries of axis {axis} are not inside"))?;
+                self.that(inside, format_args!("{start} + {count} entries of axis {axis} are not inside"))?;
                 Spec { shape: x.shape.with_axis(axis, count), ..x }
             }
             Op::Concat { axis } => {
-                self.that(axis < x.shape.len(), &format!("has no axis {axis}"))?;
+                self.that(axis < x.shape.len(), format_args!("has no axis {axis}"))?;
                 let fits = |y: &Spec| {
                     y.dtype == x.dtype
                         && y.shape.len() == x.shape.len()
                         && y.shape.with_axis(axis, 0) == x.shape.with_axis(axis, 0)
                 };
-                self.that(self.inputs.iter().all(fits), &format!("cannot be joined along axis {axis}"))?;
+                self.that(self.inputs.iter().all(fits), format_args!("cannot be joined along axis {axis}"))?;
                 Spec { shape: x.shape.with_axis(axis, self.inputs.iter().map(|y| y.shape[axis]).sum()), ..x }
             }
             Op::Update { start } => {
@@ -165,7 +165,7 @@ impl Check<'_> {
                     && y.shape.len() == x.shape.len()
                     && y.shape[1..] == x.shape[1..];
                 self.that(alike, "rows differ")?;
-                self.that(start + y.shape[0] <= x.shape[0], &format!("rows {start} and on do not fit"))?;
+                self.that(start + y.shape[0] <= x.shape[0], format_args!("rows {start} and on do not fit"))?;
                 x
             }
             _ => unreachable!("only operations on layout come here"),
@@ -199,7 +199,7 @@ impl Check<'_> {
             }
             Op::TopK { k } => {
                 let x = self.arity(1)?.floats()?[0];
-                self.that(k >= 1 && k <= x.shape.last(), &format!("has no {k} largest"))?;
+                self.that(k >= 1 && k <= x.shape.last(), format_args!("has no {k} largest"))?;
                 Ok(one(Spec::new(Dtype::U32, x.shape.with_last(k))))
             }
             _ => unreachable!("only operations that index come here"),
@@ -223,15 +223,15 @@ impl Check<'_> {
 
     /// Checks the parts of a quantized array from input `at` on: its shape, and the index of the input after it.
     fn quantized(&self, at: usize, format: QuantFormat) -> Result<(Shape, usize), ShapeError> {
-        let parts = if format.mode == QuantMode::Affine { 3 } else { 2 };
-        self.that(self.inputs.len() >= at + parts, &format!("a {format} array has {parts} parts"))?;
+        let parts = format.parts();
+        self.that(self.inputs.len() >= at + parts, format_args!("a {format} array has {parts} parts"))?;
         let [codes, scales] = [self.inputs[at], self.inputs[at + 1]];
         self.that(codes.dtype == Dtype::U32 && !codes.shape.is_empty(), "codes are U32")?;
         let columns = codes.shape.last() * 32 / format.bits as usize;
         let fits = codes.shape.last() * 32 == columns * format.bits as usize
             && columns.is_multiple_of(format.group)
             && scales.shape == codes.shape.with_last(columns / format.group);
-        self.that(fits, &format!("codes and scales do not fit {format}"))?;
+        self.that(fits, format_args!("codes and scales do not fit {format}"))?;
         if format.mode == QuantMode::Affine {
             self.that(
                 scales.dtype.is_float() && self.inputs[at + 2] == scales,
@@ -244,12 +244,19 @@ impl Check<'_> {
     }
 
     fn quantized_matmul(&self, format: QuantFormat, transpose: bool) -> Result<Specs, ShapeError> {
-        let (b, used) = self.quantized(1, format)?;
-        let a = self.arity(used)?.inputs[0];
-        self.that(a.dtype == Dtype::F32 && !a.shape.is_empty() && b.len() == 2, "multiplies F32 rows by a matrix")?;
-        let (inner, outer) = if transpose { (b[1], b[0]) } else { (b[0], b[1]) };
-        self.that(a.shape.last() == inner, "inner dimensions differ")?;
-        Ok(one(Spec { shape: a.shape.with_last(outer), ..a }))
+        self.that(self.inputs.len() > 1, "needs rows and a matrix")?;
+        let a = self.inputs[0];
+        self.that(a.dtype == Dtype::F32 && !a.shape.is_empty(), "multiplies F32 rows")?;
+        let (mut at, mut outputs) = (1, Specs::new());
+        while at < self.inputs.len() {
+            let (b, next) = self.quantized(at, format)?;
+            self.that(b.len() == 2, "multiplies rows by a matrix")?;
+            let (inner, outer) = if transpose { (b[1], b[0]) } else { (b[0], b[1]) };
+            self.that(a.shape.last() == inner, "inner dimensions differ")?;
+            outputs.push(Spec { shape: a.shape.with_last(outer), ..a });
+            at = next;
+        }
+        Ok(outputs)
     }
 
     fn gather_matmul(&self) -> Result<Specs, ShapeError> {
@@ -286,7 +293,7 @@ impl Check<'_> {
         let columns = x.shape.last();
         self.that(
             !x.shape.is_empty() && columns.is_multiple_of(format.group.max(32)),
-            &format!("rows are no multiple of a group of {format}"),
+            format_args!("rows are no multiple of a group of {format}"),
         )?;
         let codes = Spec::new(Dtype::U32, x.shape.with_last(columns * format.bits as usize / 32));
         let groups = x.shape.with_last(columns / format.group);
@@ -297,7 +304,10 @@ impl Check<'_> {
     }
 
     fn norm(&self, most: usize) -> Result<Specs, ShapeError> {
-        self.that((1..=most).contains(&self.inputs.len()), &format!("takes x and at most {} parameters", most - 1))?;
+        self.that(
+            (1..=most).contains(&self.inputs.len()),
+            format_args!("takes x and at most {} parameters", most - 1),
+        )?;
         let x = self.floats()?[0];
         self.that(!x.shape.is_empty(), "needs rows")?;
         self.that(self.inputs[1..].iter().all(|p| *p.shape == [x.shape.last()]), "parameters are as long as a row")?;

@@ -66,7 +66,8 @@ pub enum Op {
         /// How exactly; [`Precision::Fast`] tells on a transposed `b` of rank 2 alone.
         precision: Precision,
     },
-    /// `[x, codes U32, scales, biases?]`: [`Op::Matmul`] with a quantized `b` of rank 2.
+    /// `[x, codes U32, scales, biases?, …]`: [`Op::Matmul`] with a quantized `b` of rank 2, or with each of several of one
+    /// layout: one result each.
     QuantizedMatmul {
         /// Layout of the codes and scales.
         format: QuantFormat,

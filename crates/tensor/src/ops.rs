@@ -1,8 +1,10 @@
 //! The vocabulary as methods: what model code reads like.
 
-use smallvec::smallvec;
+use smallvec::{SmallVec, smallvec};
 
-use crate::{Binary, Dtype, Op, Precision, QuantFormat, Reduce, Sdpa, Shape, Tensor, Tensors, Unary, Weight};
+use crate::{
+    Binary, Dtype, Op, Precision, QuantFormat, QuantizedTensor, Reduce, Sdpa, Shape, Tensor, Tensors, Unary, Weight,
+};
 
 impl Tensor {
     /// Applies a function to each element.
@@ -135,6 +137,21 @@ impl Tensor {
         }
     }
 
+    /// [`Tensor::linear`] with each of several weights: the same bits, in one step where they lie alike.
+    #[track_caller]
+    pub fn linear_all<const N: usize>(&self, weights: [&Weight; N], precision: Precision) -> [Tensor; N] {
+        let quantized: SmallVec<[_; 4]> = weights.iter().filter_map(|w| w.quantized()).collect();
+        let alike = |w: &&QuantizedTensor| (w.format, w.multiplier) == (quantized[0].format, quantized[0].multiplier);
+        if quantized.len() < N || !quantized.iter().all(alike) {
+            return weights.map(|w| self.linear(w, precision));
+        }
+        let QuantizedTensor { format, multiplier, .. } = *quantized[0];
+        let op = Op::QuantizedMatmul { format, transpose: true, multiplier, precision };
+        let inputs = quantized.iter().fold(smallvec![self.clone()], |inputs, w| w.after(inputs));
+        let mut outputs = Tensor::apply_all(&op, inputs).into_iter();
+        weights.map(|_| outputs.next().expect("a result for each weight"))
+    }
+
     /// `self · weight`, a linear layer the other way round: always exact.
     #[track_caller]
     pub fn product(&self, weight: &Weight) -> Tensor {
@@ -250,7 +267,7 @@ impl Tensor {
     }
 }
 
-impl crate::QuantizedTensor {
+impl QuantizedTensor {
     /// The parts, in the order in which operations take them, after `inputs`.
     fn after(&self, mut inputs: Tensors) -> Tensors {
         inputs.extend([self.codes.clone(), self.scales.clone()]);

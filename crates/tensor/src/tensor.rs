@@ -10,8 +10,8 @@ use smallvec::SmallVec;
 use crate::pool::{self, Block};
 use crate::{Bytes, Dtype, Op, Shape, Spec, cpu, infer};
 
-/// Tensors handed to, or returned by, an operation.
-pub type Tensors = SmallVec<[Tensor; 4]>;
+/// Tensors handed to, or returned by, an operation: without an allocation for as many as three quantized weights and their input.
+pub type Tensors = SmallVec<[Tensor; 10]>;
 
 /// A row-major array of numbers.
 ///
@@ -258,7 +258,7 @@ impl Tensor {
     /// Applies an operation and returns all its results; panics like [`Tensor::apply`].
     #[track_caller]
     pub fn apply_all(op: &Op, inputs: Tensors) -> Tensors {
-        let specs: SmallVec<[Spec; 8]> = inputs.iter().map(Tensor::spec).collect();
+        let specs: SmallVec<[Spec; 10]> = inputs.iter().map(Tensor::spec).collect();
         match infer(op, &specs) {
             Ok(outputs) => cpu::eval(op, inputs, &outputs),
             Err(e) => panic!("{e}"),

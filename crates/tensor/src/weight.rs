@@ -45,6 +45,14 @@ impl Weight {
         }
     }
 
+    /// The codes and scales, if these are what it holds.
+    pub fn quantized(&self) -> Option<&QuantizedTensor> {
+        match self {
+            Weight::Dense(_) => None,
+            Weight::Quantized(q) => Some(q),
+        }
+    }
+
     /// `count` rows from `start` on, of a weight of rank 2: no copy.
     pub fn rows(&self, start: usize, count: usize) -> Weight {
         let cut = |tensor: &Tensor| tensor.clone().slice(0, start, count);

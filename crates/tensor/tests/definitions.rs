@@ -136,6 +136,8 @@ fn packed_products() {
                 let mut inputs = vec![noise(14, [rows, columns])];
                 inputs.extend(weight.clone());
                 agrees(op, &inputs, 1e-4);
+                inputs.extend(noise(15, [16 + 8 * usize::from(!transpose), 256]).quantize(format));
+                agrees(op, &inputs, 1e-4);
             }
         }
         let mut table: Vec<Tensor> = weight.into_iter().collect();

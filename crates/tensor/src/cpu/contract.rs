@@ -3,10 +3,11 @@
 use mlxengine_kernels::attention::{self, Attention};
 use mlxengine_kernels::weights::Matrix;
 use mlxengine_kernels::{Cpu, matmul as kernel, quant};
+use smallvec::SmallVec;
 
 use crate::infer::Specs;
 use crate::weight::{dense_matrix, float, quantized_matrix};
-use crate::{Dtype, Op, Precision, QuantFormat, QuantMode, Sdpa, Spec, Tensor, Tensors};
+use crate::{Dtype, Op, Precision, QuantFormat, Sdpa, Spec, Tensor, Tensors};
 
 pub(super) fn matmul(cpu: &Cpu, inputs: &Tensors, how: (bool, Precision), out: Spec) -> Tensor {
     let (a, b) = (&inputs[0], &inputs[1]);
@@ -42,14 +43,23 @@ fn product(cpu: &Cpu, x: &[f32], w: &Matrix<'_>, (transpose, precision): (bool, 
     }
 }
 
-pub(super) fn quantized_matmul(cpu: &Cpu, op: &Op, inputs: &Tensors, out: Spec) -> Tensor {
+pub(super) fn quantized_matmul(cpu: &Cpu, op: &Op, inputs: &Tensors, outputs: &Specs) -> Tensors {
     let Op::QuantizedMatmul { format, transpose, multiplier, precision } = *op else {
         unreachable!("eval matched the operation")
     };
-    let mut y = Tensor::empty(out);
-    let weights = quantized_matrix(format, multiplier, &inputs[1..]);
-    product(cpu, inputs[0].f32s(), &weights, (transpose, precision), y.f32s_mut());
-    y
+    let x = inputs[0].f32s();
+    let mut results: Tensors = outputs.iter().map(|spec| Tensor::empty(*spec)).collect();
+    let weights = inputs[1..].chunks(format.parts()).map(|parts| quantized_matrix(format, multiplier, parts));
+    if transpose {
+        let weights: SmallVec<[_; 4]> = weights.collect();
+        let mut outs: SmallVec<[_; 4]> = results.iter_mut().map(Tensor::f32s_mut).collect();
+        kernel::linear_all(cpu, precision, x, &weights, &mut outs);
+    } else {
+        for (w, y) in weights.zip(&mut results) {
+            kernel::matmul_n(cpu, x, &w, y.f32s_mut());
+        }
+    }
+    results
 }
 
 pub(super) fn gather_matmul(cpu: &Cpu, op: &Op, inputs: &Tensors, out: Spec) -> Tensor {
@@ -111,7 +121,7 @@ pub(super) fn sdpa(cpu: &Cpu, sdpa: Sdpa, inputs: &Tensors, out: Spec) -> Tensor
     let q = &inputs[0];
     let (k, v, groups) = match sdpa.format {
         Some(format) => {
-            let parts = if format.mode == QuantMode::Affine { 3 } else { 2 };
+            let parts = format.parts();
             let [k, v] = [1, 1 + parts].map(|at| quantized_matrix(format, 1.0, &inputs[at..at + parts]));
             (k, v, inputs[1].shape()[1])
         }

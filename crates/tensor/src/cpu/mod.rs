@@ -46,7 +46,7 @@ pub fn eval(op: &Op, mut inputs: Tensors, outputs: &Specs) -> Tensors {
         Op::TakeAlong => layout::take_along(&inputs[0], &inputs[1], out),
         Op::TopK { k } => layout::top_k(&inputs[0], k, out),
         Op::Matmul { transpose, precision } => contract::matmul(cpu, &inputs, (transpose, precision), out),
-        Op::QuantizedMatmul { .. } => contract::quantized_matmul(cpu, op, &inputs, out),
+        Op::QuantizedMatmul { .. } => return contract::quantized_matmul(cpu, op, &inputs, outputs),
         Op::GatherMatmul | Op::GatherQuantizedMatmul { .. } => contract::gather_matmul(cpu, op, &inputs, out),
         Op::Quantize(format) => return contract::quantize(cpu, format, &inputs[0], outputs),
         Op::Dequantize { format, rounding, multiplier } => {
