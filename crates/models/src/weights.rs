@@ -240,6 +240,14 @@ pub struct Scope<'a> {
 }
 
 impl<'a> Scope<'a> {
+    /// The floats in which keys and values are kept: half the bytes where products round their inputs anyway.
+    pub(crate) fn kept(&self) -> Dtype {
+        match self.weights.precision {
+            Precision::Exact => Dtype::F32,
+            Precision::Fast => Dtype::F16,
+        }
+    }
+
     /// The scope of a part.
     pub fn at(&self, part: impl Display) -> Scope<'a> {
         let path = if self.path.is_empty() { part.to_string() } else { format!("{}.{part}", self.path) };

@@ -100,7 +100,7 @@ impl Attention {
                     ["k_proj", "v_proj", "k_norm"].iter().for_each(|part| w.ignore(part, reason));
                     plan.shared(layer)
                 }
-                None => plan.kept(SlotSpec::Kv { shape, window: spec.window }),
+                None => plan.kept(SlotSpec::Kv { shape, dtype: w.kept(), window: spec.window }),
             },
             spec: spec.clone(),
         })
@@ -146,11 +146,11 @@ impl Attention {
         let rows = x.shape()[0];
         let (mut q, kv) = match &self.input {
             Input::Each(linears) => {
-                let [q, k, v] = linears.each_ref().map(|linear| linear.forward(x));
+                let [q, k, v] = Linear::forward_all(linears.each_ref(), x);
                 (q, Some([k, v]))
             }
             Input::Two(linears) => {
-                let [q, k] = linears.each_ref().map(|linear| linear.forward(x));
+                let [q, k] = Linear::forward_all(linears.each_ref(), x);
                 (q, Some([k.clone(), k]))
             }
             Input::Grouped(linear) => {

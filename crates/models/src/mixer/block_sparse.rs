@@ -1,6 +1,6 @@
 //! Attention over some blocks of positions, which a small attention chooses for each query and group of heads.
 
-use mlxengine_tensor::{Sdpa, Tensor, Tensors, Weight};
+use mlxengine_tensor::{Dtype, Sdpa, Tensor, Tensors, Weight};
 use smallvec::smallvec;
 
 use super::attention::{Attention, Inputs};
@@ -36,7 +36,7 @@ impl BlockSparse {
                 Norm::load(spec.norm, w, "index_k_norm", spec.head_dim)?,
             ],
             rotation: plan.rotation(&spec.rope),
-            slot: plan.slot(SlotSpec::Kv { shape, window: None }),
+            slot: plan.slot(SlotSpec::Kv { shape, dtype: Dtype::F32, window: None }),
             spec: spec.clone(),
         })
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use mlxengine_tensor::{Tensor, Unary};
+use mlxengine_tensor::{Dtype, Tensor, Unary};
 
 use super::{Pass, Plan};
 use crate::Result;
@@ -48,8 +48,11 @@ impl Indexer {
             norm: [norm.vector("weight", head_dim)?, norm.vector("bias", head_dim)?],
             shares: w.linear("weights_proj", [dim, heads], false)?,
             rotation: plan.rotation(&spec.rope),
-            slot: plan
-                .slot(SlotSpec::Kv { shape: KvShape { heads: 1, key_dim: head_dim, value_dim: None }, window: None }),
+            slot: plan.slot(SlotSpec::Kv {
+                shape: KvShape { heads: 1, key_dim: head_dim, value_dim: None },
+                dtype: Dtype::F32,
+                window: None,
+            }),
             spec: spec.clone(),
         })
     }

@@ -66,7 +66,7 @@ impl Latent {
             output: w.linear("o_proj", [heads * value_dim, dim], bias)?,
             gate: if spec.gate { Some(w.linear("g_proj", [dim, heads * value_dim], false)?) } else { None },
             rotation: spec.rope.as_ref().map(|rope| plan.rotation(rope)),
-            slot: plan.slot(SlotSpec::Kv { shape, window: None }),
+            slot: plan.slot(SlotSpec::Kv { shape, dtype: Dtype::F32, window: None }),
             indexer: match &spec.indexer {
                 Some(indexer) => {
                     Some(Indexer::load(indexer, &w.at("indexer"), [dim, spec.query_rank.unwrap_or(dim)], plan)?)

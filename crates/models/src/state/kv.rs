@@ -55,7 +55,7 @@ impl View {
 
     fn dense(&self, parts: &Tensors) -> Tensor {
         match self.format {
-            None => parts[0].clone(),
+            None => parts[0].cast(Dtype::F32),
             Some(format) => {
                 let op = Op::Dequantize { format, rounding: Dtype::F32, multiplier: 1.0 };
                 Tensor::apply(&op, parts.clone())
@@ -72,6 +72,8 @@ impl View {
 pub(crate) struct KvCache {
     shape: KvShape,
     bound: Option<Bound>,
+    /// Floats that are kept, unless they are quantized.
+    dtype: Dtype,
     format: Option<QuantFormat>,
     keys: Tensors,
     values: Tensors,
@@ -83,8 +85,8 @@ pub(crate) struct KvCache {
 const STEP: usize = 256;
 
 impl KvCache {
-    pub(super) fn new(shape: KvShape, bound: Option<Bound>, format: Option<QuantFormat>) -> Self {
-        Self { shape, bound, format, keys: Tensors::new(), values: Tensors::new(), start: 0, end: 0 }
+    pub(super) fn new(shape: KvShape, dtype: Dtype, bound: Option<Bound>, format: Option<QuantFormat>) -> Self {
+        Self { shape, bound, dtype, format, keys: Tensors::new(), values: Tensors::new(), start: 0, end: 0 }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -119,9 +121,9 @@ impl KvCache {
         if self.end + count > self.capacity() {
             self.make_room(count);
         }
-        let (end, format) = (self.end, self.format);
+        let (end, layout) = (self.end, (self.dtype, self.format));
         for ((buffers, _), rows) in self.buffers().zip([Some(k), v].into_iter().flatten()) {
-            write(buffers, end, parts(rows, format));
+            write(buffers, end, parts(rows, layout));
         }
         self.end += count;
         self.view()
@@ -159,9 +161,9 @@ impl KvCache {
         let slack = (live / 4).max(STEP);
         let capacity =
             (live + count + slack).next_multiple_of(STEP).max(if self.start > 0 { self.capacity() } else { 0 });
-        let (start, heads, format) = (self.start, self.shape.heads, self.format);
+        let (start, heads, layout) = (self.start, self.shape.heads, (self.dtype, self.format));
         for (buffers, dim) in self.buffers() {
-            let old = std::mem::replace(buffers, empty([capacity, heads, dim], format));
+            let old = std::mem::replace(buffers, empty([capacity, heads, dim], layout));
             if live > 0 {
                 let rows = old.into_iter().map(|b| b.slice(0, start, live)).collect();
                 write(buffers, 0, rows);
@@ -176,12 +178,12 @@ impl KvCache {
             return;
         }
         self.format = Some(format);
-        let (end, heads, capacity) = (self.end, self.shape.heads, self.capacity());
+        let (end, heads, capacity, layout) = (self.end, self.shape.heads, self.capacity(), (self.dtype, self.format));
         for (buffers, dim) in self.buffers() {
-            let old = std::mem::replace(buffers, empty([capacity, heads, dim], Some(format)));
+            let old = std::mem::replace(buffers, empty([capacity, heads, dim], layout));
             if end > 0 {
                 // From row 0, not from the first live one: rows that were let go may come back.
-                let rows = parts(&old[0].clone().slice(0, 0, end), Some(format));
+                let rows = parts(&old[0].clone().slice(0, 0, end).cast(Dtype::F32), layout);
                 write(buffers, 0, rows);
             }
         }
@@ -189,7 +191,7 @@ impl KvCache {
 
     /// Forgets everything.
     pub(super) fn clear(&mut self, format: Option<QuantFormat>) {
-        *self = Self::new(self.shape, self.bound, format);
+        *self = Self::new(self.shape, self.dtype, self.bound, format);
     }
 
     /// Rows that must come back to life so that `count` positions of `offset` can be dropped.
@@ -217,19 +219,22 @@ impl KvCache {
     }
 }
 
+/// How rows are kept: floats of a type, unless they are quantized.
+type Layout = (Dtype, Option<QuantFormat>);
+
 /// The tensors that hold `rows` in a layout.
-fn parts(rows: &Tensor, format: Option<QuantFormat>) -> Tensors {
+fn parts(rows: &Tensor, (dtype, format): Layout) -> Tensors {
     match format {
         Some(format) => rows.clone().quantize(format),
-        None => smallvec![rows.clone()],
+        None => smallvec![rows.cast(dtype)],
     }
 }
 
 /// Buffers for rows of a layout.
-fn empty(shape: [usize; 3], format: Option<QuantFormat>) -> Tensors {
+fn empty(shape: [usize; 3], (dtype, format): Layout) -> Tensors {
     let [rows, heads, dim] = shape;
     match format {
-        None => smallvec![Tensor::empty(Spec::new(Dtype::F32, shape))],
+        None => smallvec![Tensor::empty(Spec::new(dtype, shape))],
         Some(format) => {
             let codes = Tensor::empty(Spec::new(Dtype::U32, [rows, heads, dim * format.bits as usize / 32]));
             let scales = || Tensor::empty(Spec::new(Dtype::F32, [rows, heads, dim / format.group]));

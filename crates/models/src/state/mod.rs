@@ -62,6 +62,8 @@ pub enum SlotSpec {
     Kv {
         /// Sizes.
         shape: KvShape,
+        /// Floats that are kept where the options do not ask for fewer bits: `F32` or `F16`.
+        dtype: Dtype,
         /// Positions that are seen, the own one among them; all if none.
         window: Option<usize>,
     },
@@ -73,8 +75,9 @@ impl SlotSpec {
     /// Bytes that this takes for a sequence of `length` positions.
     pub(crate) fn bytes(&self, length: usize, options: &CacheOptions) -> usize {
         match self {
-            SlotSpec::Kv { shape, window } => {
-                let bits = options.quantize.map_or(32.0, |q| q.bits as f64 + 64.0 / q.group as f64);
+            SlotSpec::Kv { shape, dtype, window } => {
+                let bits =
+                    options.quantize.map_or(8.0 * dtype.size() as f64, |q| q.bits as f64 + 64.0 / q.group as f64);
                 let numbers = shape.heads * (shape.key_dim + shape.value_dim.unwrap_or(0));
                 let most = window.unwrap_or(usize::MAX).min(options.max_tokens.unwrap_or(usize::MAX));
                 ((numbers as f64 * bits / 8.0) as usize).saturating_mul(length.min(most))
@@ -85,12 +88,12 @@ impl SlotSpec {
 
     fn slot(&self, options: &CacheOptions) -> Result<Slot> {
         Ok(match self {
-            SlotSpec::Kv { shape, window } => {
+            SlotSpec::Kv { shape, dtype, window } => {
                 if let Some(q) = options.quantize {
                     check(q, *shape)?;
                 }
                 let bound = kv::Bound::of(*window, options);
-                Slot::Kv(Box::new(KvCache::new(*shape, bound, initial_format(options.quantize))))
+                Slot::Kv(Box::new(KvCache::new(*shape, *dtype, bound, initial_format(options.quantize))))
             }
             SlotSpec::Recurrent(shapes) => Slot::Recurrent(zeros(shapes)),
         })
@@ -300,7 +303,7 @@ mod tests {
     use super::*;
 
     fn slots(window: Option<usize>) -> [SlotSpec; 1] {
-        [SlotSpec::Kv { shape: KvShape { heads: 1, key_dim: 32, value_dim: Some(32) }, window }]
+        [SlotSpec::Kv { shape: KvShape { heads: 1, key_dim: 32, value_dim: Some(32) }, dtype: Dtype::F32, window }]
     }
 
     /// Rows that carry their position.

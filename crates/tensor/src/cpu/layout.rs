@@ -1,6 +1,7 @@
 //! Operations that move elements without computing on them.
 
 use bytemuck::cast_slice_mut;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 use mlxengine_kernels::reduce;
 
@@ -13,18 +14,10 @@ pub(super) fn cast(x: &Tensor, dtype: Dtype) -> Tensor {
     }
     let wide = x.to_f32().expect("infer admits floats alone");
     let mut out = Tensor::empty(Spec { dtype, ..x.spec() });
-    let from = wide.f32s();
+    let (from, to) = (wide.f32s(), cast_slice_mut::<u8, u16>(out.bytes_mut()));
     match dtype {
-        Dtype::F16 => {
-            for (to, x) in cast_slice_mut::<u8, u16>(out.bytes_mut()).iter_mut().zip(from) {
-                *to = f16::from_f32(*x).to_bits();
-            }
-        }
-        Dtype::Bf16 => {
-            for (to, x) in cast_slice_mut::<u8, u16>(out.bytes_mut()).iter_mut().zip(from) {
-                *to = bf16::from_f32(*x).to_bits();
-            }
-        }
+        Dtype::F16 => to.reinterpret_cast_mut::<f16>().convert_from_f32_slice(from),
+        Dtype::Bf16 => to.reinterpret_cast_mut::<bf16>().convert_from_f32_slice(from),
         _ => return wide,
     }
     out
