@@ -4,6 +4,7 @@
 //! [`spec::Decoder`]; [`decoder`] alone turns such a value and a [`Checkpoint`] into a running model. Models hold no mutable
 //! state: what a sequence has seen lives in its [`State`].
 
+pub mod adapters;
 pub mod checkpoint;
 pub mod config;
 pub mod decoder;
@@ -21,6 +22,7 @@ pub mod spec;
 pub mod state;
 pub mod weights;
 
+pub use adapters::{Adapter, AdapterReport};
 pub use checkpoint::{Checkpoint, Source};
 pub use config::Config;
 pub use decoder::{LanguageModel, Span};

@@ -30,6 +30,7 @@ pub(crate) struct Greedy {
 #[derive(Deserialize, Clone, Copy)]
 pub(crate) struct Tolerance {
     pub(crate) f32_atol: f64,
+    #[serde(default)]
     pub(crate) f32_rtol: f64,
 }
 
@@ -50,6 +51,25 @@ pub(crate) struct Chat {
     pub(crate) messages: Value,
     pub(crate) text: String,
     pub(crate) tokens: Vec<u32>,
+}
+
+/// Of a model under an adapter.
+#[derive(Deserialize)]
+pub(crate) struct Adapted {
+    pub(crate) base: String,
+    pub(crate) adapter_dir: String,
+    pub(crate) prompts: BTreeMap<String, Vec<u32>>,
+    pub(crate) greedy: BTreeMap<String, Greedy>,
+    pub(crate) tolerance: Tolerance,
+    #[serde(default)]
+    pub(crate) fused: BTreeMap<String, Fused>,
+}
+
+/// Of a model that an adapter was merged into.
+#[derive(Deserialize)]
+pub(crate) struct Fused {
+    pub(crate) sample_file: String,
+    pub(crate) changed: Vec<String>,
 }
 
 /// Of generation with unusual caches.

@@ -139,6 +139,11 @@ fn caches() {
 }
 
 #[test]
+fn adapters() {
+    kinds(&[Kind::Adapter, Kind::AdapterPeft], &[]);
+}
+
+#[test]
 fn perplexity() {
     kinds(&[Kind::Perplexity], &[]);
 }
@@ -156,7 +161,7 @@ fn tokenizers_and_templates() {
 #[test]
 fn what_cannot_be_done_yet_says_so() {
     let Some(set) = shared() else { return };
-    for kind in [Kind::Adapter, Kind::Training, Kind::Speculative, Kind::PromptCacheFile] {
+    for kind in [Kind::Training, Kind::Speculative, Kind::PromptCacheFile] {
         let case = set.cases.iter().find(|case| case.kind == kind).unwrap();
         assert!(matches!(&run(case)[..], [Row { outcome: Outcome::NotRun(_), .. }]), "{kind}");
     }
