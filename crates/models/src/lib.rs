@@ -28,7 +28,7 @@ pub use config::Config;
 pub use decoder::{LanguageModel, Span};
 pub use error::{Error, ErrorKind};
 pub use mlxengine_tensor::Precision;
-pub use state::{CacheOptions, KvQuantization, SlotSpec, State};
+pub use state::{CacheFile, CacheOptions, KvQuantization, SlotSpec, State};
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

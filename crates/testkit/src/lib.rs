@@ -45,7 +45,7 @@ pub fn run(case: &Case) -> Vec<Row> {
         Kind::ChatTemplate => templates::check(case, sheet),
         Kind::ChatTemplateWrapper => templates::defaults(case, sheet),
         Kind::Adapter | Kind::AdapterPeft => adapters::check(case, sheet),
-        Kind::PromptCacheFile => Err(Stop::not_run("prompt cache files are not read yet")),
+        Kind::PromptCacheFile => cache::file(case, sheet),
         Kind::Training => Err(Stop::not_run("models are not trained yet")),
         Kind::Speculative => Err(Stop::not_run("drafts by a second model are not verified yet")),
         Kind::Unknown => Err(Stop::not_run("a kind of case that is not known")),

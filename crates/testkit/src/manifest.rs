@@ -79,6 +79,16 @@ pub(crate) struct Caches {
     pub(crate) entries: Vec<CacheEntry>,
 }
 
+/// Of a prompt cache in a file.
+#[derive(Deserialize)]
+pub(crate) struct CacheInFile {
+    pub(crate) model: String,
+    pub(crate) file: String,
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) cont: Vec<u32>,
+    pub(crate) atol: f64,
+}
+
 #[derive(Deserialize)]
 pub(crate) struct CacheEntry {
     pub(crate) id: String,

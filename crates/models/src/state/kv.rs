@@ -19,6 +19,11 @@ pub(super) struct Bound {
 }
 
 impl Bound {
+    /// Whether it is of these sizes.
+    pub(super) fn is(self, size: usize, keep: usize) -> bool {
+        (self.size, self.keep) == (size, keep)
+    }
+
     /// The narrower of a layer's window and the most that the options allow.
     pub(super) fn of(window: Option<usize>, options: &CacheOptions) -> Option<Bound> {
         match (window, options.max_tokens) {
@@ -85,6 +90,22 @@ const STEP: usize = 256;
 impl KvCache {
     pub(super) fn new(shape: KvShape, bound: Option<Bound>, format: Option<QuantFormat>) -> Self {
         Self { shape, bound, format, keys: Tensors::new(), values: Tensors::new(), start: 0, end: 0 }
+    }
+
+    /// One that holds these rows, keys and values.
+    pub(super) fn holding(
+        shape: KvShape,
+        bound: Option<Bound>,
+        format: Option<QuantFormat>,
+        [keys, values]: [Tensors; 2],
+    ) -> Self {
+        let end = keys[0].shape()[0];
+        Self { shape, bound, format, keys, values, start: 0, end }
+    }
+
+    /// Most positions that a query sees, and how many of the first are never forgotten.
+    pub(super) fn bound(&self) -> Option<(usize, usize)> {
+        self.bound.map(|bound| (bound.size, bound.keep))
     }
 
     pub(super) fn bytes(&self) -> usize {
