@@ -106,6 +106,15 @@ impl Adapter {
         Ok(Self { name, low_rank: parts.low_rank, whole: parts.whole, tied_head: !is_peft })
     }
 
+    /// A number that tells adapters apart.
+    pub fn fingerprint(&self) -> u64 {
+        let halves =
+            self.low_rank.iter().flat_map(|(module, change)| change.tensors().map(move |t| (module.as_str(), t)));
+        let scales: Vec<u8> = self.low_rank.values().flat_map(|change| change.scale.to_le_bytes()).collect();
+        let whole = self.whole.iter().map(|(name, tensor)| (name.as_str(), tensor));
+        crate::checkpoint::fingerprint(&scales, halves.chain(whole))
+    }
+
     /// An adapter from the contents of its files, whichever layout the configuration says.
     ///
     /// # Errors

@@ -169,13 +169,15 @@ impl Kv {
             return Err(Error::invalid(format!("remembers the first {keep} of {size} positions, which does not fit")));
         }
         let keys = self.parts(&self.keys, shape.heads)?;
-        let values = self.parts(&self.values, shape.heads)?;
         let format = self.quantized.map(|q| QuantFormat { mode: QuantMode::Affine, bits: q.bits, group: q.group });
         let (keys, values) = match shape.value_dim {
-            Some(dim) => (keys, fitting(values, dim, format)?),
-            // Where the keys serve as the values, mlx-lm keeps them twice, or in two pieces.
+            Some(dim) => (keys, fitting(self.parts(&self.values, shape.heads)?, dim, format)?),
+            // Where the keys serve as the values, mlx-lm has them twice, once, or in two pieces.
             None if fits(&keys, shape.key_dim, format) => (keys, Tensors::new()),
-            None => (keys.into_iter().zip(values).map(|(a, b)| Tensor::concat([a, b], 2)).collect(), Tensors::new()),
+            None => {
+                let pieces = keys.into_iter().zip(self.parts(&self.values, shape.heads)?);
+                (pieces.map(|(a, b)| Tensor::concat([a, b], 2)).collect(), Tensors::new())
+            }
         };
         Ok(KvCache::holding(shape, bound, format, [fitting(keys, shape.key_dim, format)?, values]))
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use mlxengine_tensor::{Dtype, Spec, Tensor, Tensors, safetensors};
+use smallvec::smallvec;
 
 use crate::decoder::LanguageModel;
 use crate::spec::{self, DeltaProjection, Mixer};
@@ -15,8 +16,8 @@ enum Place {
     Attention { chunk: Option<usize> },
     /// Keys that are kept in two pieces, the first of so many numbers.
     Latent(usize),
-    /// Keys that are kept twice.
-    Index,
+    /// Keys that are kept twice, or beside values of no size.
+    Index { twice: bool },
     /// Arrays, the first cut into pieces of so many channels.
     Arrays(Vec<usize>),
 }
@@ -46,9 +47,9 @@ fn places(mixer: &Mixer, into: &mut Vec<Place>) {
         Mixer::Attention(a) => into.push(Place::Attention { chunk: a.window.filter(|_| a.chunked) }),
         Mixer::Latent(latent) => {
             into.push(Place::Latent(latent.rank));
-            into.extend(latent.indexer.as_ref().map(|_| Place::Index));
+            into.extend(latent.indexer.as_ref().map(|_| Place::Index { twice: true }));
         }
-        Mixer::BlockSparse(_) => into.extend([Place::Attention { chunk: None }, Place::Index]),
+        Mixer::BlockSparse(_) => into.extend([Place::Attention { chunk: None }, Place::Index { twice: false }]),
         Mixer::GatedDelta(delta) if delta.projection == DeltaProjection::Each => {
             let keys = delta.key_heads * delta.key_dim;
             into.push(Place::Arrays(vec![keys, keys, delta.heads * delta.value_dim]));
@@ -131,6 +132,10 @@ impl Writer {
                 };
                 (part(true), part(false))
             }
+            Place::Index { twice: false } if view.format.is_none() => {
+                let none = view.keys[0].shape().with_last(0);
+                (view.keys, smallvec![Tensor::from_f32(&[], none)])
+            }
             _ => (view.keys, view.values),
         };
         let live = keys[0].shape()[0];
@@ -159,9 +164,11 @@ impl Writer {
     }
 
     fn carried(&mut self, path: &str, place: &Place, carried: &[Tensor]) {
-        let batch = |t: &Tensor| {
-            let shape: Vec<usize> = [1].into_iter().chain(t.shape().iter().copied()).collect();
-            t.clone().reshape(&shape[..])
+        // The reference has no axis for heads where there is but one to a channel.
+        let batch = |t: &Tensor| match t.shape()[..] {
+            [channels, 1, size] => t.clone().reshape([1, channels, size]),
+            [heads, rows, size] => t.clone().reshape([1, heads, rows, size]),
+            _ => t.clone().reshape([1, t.shape()[0], t.shape().last()]),
         };
         let pieces = match place {
             Place::Arrays(pieces) if !pieces.is_empty() => pieces.clone(),
