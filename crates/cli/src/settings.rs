@@ -139,6 +139,8 @@ impl Settings {
                 Exactness::Fast => Precision::Fast,
             },
             memory: None,
+            cache_memory: arguments.cache_memory,
+            adapters: arguments.adapters.clone(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub mod bench;
+pub mod cache_prompt;
 pub mod chat;
 pub mod completions;
 pub mod families;
