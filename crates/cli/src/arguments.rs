@@ -38,6 +38,8 @@ pub enum Command {
     Run(RunArguments),
     /// Read a prompt once, and keep what was computed in a file
     CachePrompt(CachePromptArguments),
+    /// Merge an adapter into a model, and say what storing it loses
+    Fuse(FuseArguments),
     /// Say what a checkpoint is, and what it needs
     Show(ShowArguments),
     /// List the families of models that are known
@@ -151,6 +153,29 @@ pub struct CachePromptArguments {
     /// How the model is loaded.
     #[command(flatten)]
     pub load: LoadArguments,
+}
+
+/// `mlxengine fuse`.
+#[derive(Args)]
+pub struct FuseArguments {
+    /// A directory, mlx://org/name, or demo
+    pub model: String,
+
+    /// The adapter, in MLX's layout or PEFT's
+    #[arg(long, alias = "adapter-path", value_name = "DIR")]
+    pub adapter: PathBuf,
+
+    /// The directory to write
+    #[arg(short, long, alias = "save-path", value_name = "DIR")]
+    pub output: PathBuf,
+
+    /// Store plain numbers, also where the model is quantized
+    #[arg(long)]
+    pub dequantize: bool,
+
+    /// Replace the directory if it is there
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `mlxengine show`.

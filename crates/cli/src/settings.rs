@@ -124,6 +124,11 @@ impl Settings {
         self.home.as_deref()
     }
 
+    /// Where models are looked for by name.
+    pub fn paths(&self) -> &ModelPaths {
+        &self.paths
+    }
+
     /// How a model is loaded.
     pub fn load_options(&self, arguments: &LoadArguments) -> LoadOptions {
         LoadOptions {

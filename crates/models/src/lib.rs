@@ -22,7 +22,7 @@ pub mod spec;
 pub mod state;
 pub mod weights;
 
-pub use adapters::{Adapter, AdapterReport};
+pub use adapters::{Adapter, AdapterReport, Fusion, Loss};
 pub use checkpoint::{Checkpoint, Source};
 pub use config::Config;
 pub use decoder::{LanguageModel, Span};

@@ -5,6 +5,7 @@ pub mod cache_prompt;
 pub mod chat;
 pub mod completions;
 pub mod families;
+pub mod fuse;
 pub mod run;
 pub mod show;
 pub mod version;

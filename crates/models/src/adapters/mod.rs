@@ -4,6 +4,7 @@
 //! each change; a layer then computes with both, whatever its weight's precision.
 
 mod delta;
+mod fuse;
 mod mlx;
 mod peft;
 
@@ -15,6 +16,7 @@ use serde_json::Value;
 
 use crate::{Error, ErrorKind, Result, Source};
 pub(crate) use delta::{Delta, TableDelta, merged, plain};
+pub use fuse::{Fusion, Loss};
 
 /// Changes to the weights of a model, as they were trained.
 #[derive(Clone, Debug)]
@@ -63,6 +65,8 @@ impl LowRank {
 pub struct AdapterReport {
     /// Modules that it changes by matrices of low rank.
     pub modules: usize,
+    /// Those of them that are tables of rows.
+    pub tables: Vec<String>,
     /// Tensors that it replaces.
     pub tensors: usize,
     /// Its trained weights.

@@ -16,6 +16,8 @@ pub(super) struct Landing {
     changes: BTreeMap<String, LowRank>,
     tied_head: bool,
     taken: RefCell<BTreeSet<String>>,
+    /// Those that are tables.
+    tables: RefCell<Vec<String>>,
     /// Tensors in place of the checkpoint's.
     whole: BTreeSet<String>,
     report: AdapterReport,
@@ -37,6 +39,7 @@ impl Weights {
             changes: BTreeMap::new(),
             tied_head: adapter.tied_head,
             taken: RefCell::default(),
+            tables: RefCell::default(),
             whole: BTreeSet::new(),
             report: AdapterReport::default(),
         };
@@ -92,6 +95,31 @@ impl Weights {
         Ok(())
     }
 
+    /// The change to a module.
+    pub(crate) fn change_at(&self, module: &str) -> Option<&LowRank> {
+        self.adapter.as_ref()?.changes.get(module)
+    }
+
+    /// Every module that changes.
+    pub(crate) fn changes(&self) -> impl Iterator<Item = &str> {
+        self.adapter.iter().flat_map(|landing| landing.changes.keys().map(String::as_str))
+    }
+
+    /// Canonical names, each with the name in the files.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.tensors.iter().map(|(path, entry)| (path.as_str(), entry.name.as_str()))
+    }
+
+    /// The name in the files of a tensor.
+    pub(crate) fn source_of(&self, path: &str) -> Option<&str> {
+        self.tensors.get(path).map(|entry| entry.name.as_str())
+    }
+
+    /// The weight of a module, whose shape a model has asked for.
+    pub(crate) fn stored(&self, module: &str, shape: &[usize]) -> Result<Weight> {
+        self.root().at(module).weight(shape)
+    }
+
     /// Checks that every change has landed.
     pub(super) fn landed(&self, ledger: &Ledger) -> Result<Option<AdapterReport>> {
         let Some(landing) = &self.adapter else { return Ok(None) };
@@ -109,6 +137,7 @@ impl Weights {
             }
         }
         report.modules = taken.len();
+        report.tables = landing.tables.borrow().clone();
         report.tensors = landing.whole.len();
         if left.is_empty() {
             return Ok(Some(report));
@@ -159,6 +188,9 @@ impl Scope<'_> {
         let head = self.weights.adapter.as_ref().is_some_and(|landing| landing.tied_head);
         let table = |delta| Box::new(TableDelta { delta, head });
         let delta = w.change().map(|change| Delta::of_table(change, &weight, &w.path));
+        if let (Some(_), Some(landing)) = (&delta, &self.weights.adapter) {
+            landing.tables.borrow_mut().push(w.path.clone());
+        }
         let delta = delta.transpose()?.map(table);
         Ok(Embedding { weight, precision: self.weights.precision, delta })
     }
