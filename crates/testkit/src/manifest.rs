@@ -61,15 +61,6 @@ pub(crate) struct Adapted {
     pub(crate) prompts: BTreeMap<String, Vec<u32>>,
     pub(crate) greedy: BTreeMap<String, Greedy>,
     pub(crate) tolerance: Tolerance,
-    #[serde(default)]
-    pub(crate) fused: BTreeMap<String, Fused>,
-}
-
-/// Of a model that an adapter was merged into.
-#[derive(Deserialize)]
-pub(crate) struct Fused {
-    pub(crate) sample_file: String,
-    pub(crate) changed: Vec<String>,
 }
 
 /// Of generation with unusual caches.

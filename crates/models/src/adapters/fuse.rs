@@ -17,8 +17,15 @@ pub struct Fusion {
     tensors: Vec<(String, Spec)>,
     origins: Vec<Origin>,
     merges: Vec<Merge>,
-    /// Parts of merged modules that were computed and not yet asked for, and the losses.
-    state: Mutex<(HashMap<(usize, usize), Tensor>, Vec<Loss>)>,
+    state: Mutex<Computed>,
+}
+
+/// What was computed so far.
+#[derive(Default)]
+struct Computed {
+    /// Parts of merged modules that nobody has asked for yet.
+    parts: HashMap<(usize, usize), Tensor>,
+    losses: Vec<Loss>,
 }
 
 enum Origin {
@@ -38,7 +45,7 @@ struct Merge {
 }
 
 /// How a merged weight is stored.
-#[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "there is one a module")]
 enum Form {
     Dense(Dtype),
     /// As this one was.
@@ -179,22 +186,22 @@ impl Fusion {
             Origin::Kept(tensor) => Cow::Borrowed(tensor),
             Origin::Merged(merge, part) => {
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(tensor) = state.0.remove(&(*merge, *part)) {
+                if let Some(tensor) = state.parts.remove(&(*merge, *part)) {
                     return Cow::Owned(tensor);
                 }
                 let (parts, loss) = self.merges[*merge].run();
-                if !state.1.iter().any(|known| known.module == loss.module) {
-                    state.1.push(loss);
+                if !state.losses.iter().any(|known| known.module == loss.module) {
+                    state.losses.push(loss);
                 }
-                state.0.extend(parts.into_iter().enumerate().map(|(i, tensor)| ((*merge, i), tensor)));
-                Cow::Owned(state.0.remove(&(*merge, *part)).expect("it was just computed"))
+                state.parts.extend(parts.into_iter().enumerate().map(|(i, tensor)| ((*merge, i), tensor)));
+                Cow::Owned(state.parts.remove(&(*merge, *part)).expect("it was just computed"))
             }
         }
     }
 
     /// What each merged module lost, of those that were computed.
     pub fn losses(&self) -> Vec<Loss> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).losses.clone()
     }
 }
 

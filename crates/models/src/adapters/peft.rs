@@ -89,7 +89,7 @@ fn split(name: &str) -> Option<(&str, Part)> {
     let mut words = rest.split('.');
     let first = words.next()?;
     let part = match first {
-        _ if words.last() == Some("bias") => Part::Unknown,
+        _ if words.next_back() == Some("bias") => Part::Unknown,
         "lora_A" | "lora_embedding_A" => Part::A,
         "lora_B" | "lora_embedding_B" => Part::B,
         "lora_magnitude_vector" => Part::Magnitude,

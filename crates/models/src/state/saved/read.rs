@@ -96,7 +96,7 @@ impl Reader {
                 }
                 Cache::Kv(self.kv(path, self.length(path)?, None, Rows::From { start })?)
             }
-            "ArraysCache" | "MambaCache" => Cache::Arrays(self.arrays(path)),
+            "ArraysCache" => Cache::Arrays(self.arrays(path)),
             "CacheList" => return self.list(path, info, caches),
             other => return Err(Error::unsupported(format!("holds a cache of the class {other}, which is not known"))),
         });
