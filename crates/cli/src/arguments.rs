@@ -36,6 +36,10 @@ pub enum Command {
     /// Answer once
     #[command(visible_alias = "generate")]
     Run(RunArguments),
+    /// Read a prompt once, and keep what was computed in a file
+    CachePrompt(CachePromptArguments),
+    /// Merge an adapter into a model, and say what storing it loses
+    Fuse(FuseArguments),
     /// Say what a checkpoint is, and what it needs
     Show(ShowArguments),
     /// List the families of models that are known
@@ -111,6 +115,10 @@ pub struct RunArguments {
     #[arg(long, value_name = "N", requires = "json", help_heading = "Output")]
     pub logprobs: Option<usize>,
 
+    /// Go on from a file of cache-prompt's or mlx-lm's, as if its text were the beginning of the prompt
+    #[arg(long, value_name = "FILE", conflicts_with = "system", help_heading = "Prompt")]
+    pub prompt_cache_file: Option<PathBuf>,
+
     /// Continue the prompt as plain text, without the chat template
     #[arg(long, conflicts_with_all = ["system", "chat_template_arg", "chat_template_config"], help_heading = "Prompt")]
     pub raw: bool,
@@ -118,6 +126,56 @@ pub struct RunArguments {
     /// What chat and run share.
     #[command(flatten)]
     pub generation: GenerationArguments,
+}
+
+/// `mlxengine cache-prompt`.
+#[derive(Args)]
+pub struct CachePromptArguments {
+    /// A directory, mlx://org/name, or demo
+    pub model: String,
+
+    /// What to read; - reads from a pipe
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: String,
+
+    /// The file to write; mlx-lm reads it too
+    #[arg(long, value_name = "FILE")]
+    pub prompt_cache_file: PathBuf,
+
+    /// Read the prompt as plain text, without the chat template
+    #[arg(long, conflicts_with_all = ["system"])]
+    pub raw: bool,
+
+    /// Instructions for the model
+    #[arg(long, visible_alias = "system-prompt", value_name = "TEXT")]
+    pub system: Option<String>,
+
+    /// How the model is loaded.
+    #[command(flatten)]
+    pub load: LoadArguments,
+}
+
+/// `mlxengine fuse`.
+#[derive(Args)]
+pub struct FuseArguments {
+    /// A directory, mlx://org/name, or demo
+    pub model: String,
+
+    /// The adapter, in MLX's layout or PEFT's
+    #[arg(long, alias = "adapter-path", value_name = "DIR")]
+    pub adapter: PathBuf,
+
+    /// The directory to write
+    #[arg(short, long, alias = "save-path", value_name = "DIR")]
+    pub output: PathBuf,
+
+    /// Store plain numbers, also where the model is quantized
+    #[arg(long)]
+    pub dequantize: bool,
+
+    /// Replace the directory if it is there
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `mlxengine show`.
@@ -343,6 +401,14 @@ pub struct LoadArguments {
     /// Quantize the cache once it has this many tokens [default: 5000]
     #[arg(long, value_name = "N", requires = "kv_bits")]
     pub quantized_kv_start: Option<usize>,
+
+    /// Most memory that the cache may take, as in 500MB: the context is as long as fits
+    #[arg(long, value_name = "BYTES", value_parser = parsers::bytes)]
+    pub cache_memory: Option<u64>,
+
+    /// An adapter over the weights, in MLX's layout or PEFT's; of several, chat's /adapter chooses, and the first is used
+    #[arg(long = "adapter", alias = "adapter-path", value_name = "[NAME=]DIR", value_parser = parsers::adapter, help_heading = "Adapters")]
+    pub adapters: Vec<(String, PathBuf)>,
 
     /// Prompt tokens that are read in one pass [default: 512]
     #[arg(long, value_name = "N", value_parser = parsers::positive)]

@@ -34,7 +34,8 @@ pub fn load_to_answer(
     app: &App,
 ) -> Result<(InferenceEngine, GenerateParams)> {
     let engine = load(model, &app.settings.load_options(&arguments.load), app)?;
-    let params = settings::params(&arguments.sampling, &engine.configuration().default_params, unless_said);
+    let mut params = settings::params(&arguments.sampling, &engine.configuration().default_params, unless_said);
+    params.adapter = arguments.load.adapters.first().map(|(name, _)| name.clone());
     engine.configuration().validate(&params)?;
     let idle = settings::flags_without_effect(&arguments.sampling, &params);
     if !idle.is_empty() {

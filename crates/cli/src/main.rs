@@ -67,6 +67,8 @@ fn run(arguments: Arguments, printer: Printer, started: Instant) -> Result<()> {
     match arguments.command {
         Some(Command::Chat(arguments)) => commands::chat::run(&arguments, &app),
         Some(Command::Run(arguments)) => commands::run::run(&arguments, &app),
+        Some(Command::CachePrompt(arguments)) => commands::cache_prompt::run(&arguments, &app),
+        Some(Command::Fuse(arguments)) => commands::fuse::run(&arguments, &app),
         Some(Command::Show(arguments)) => commands::show::run(&arguments, &app),
         Some(Command::Families(arguments)) => commands::families::run(&arguments, &app),
         Some(Command::Bench(arguments)) => commands::bench::run(&arguments, &app),

@@ -1,5 +1,7 @@
 //! Values of arguments that are more than a number or a text.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::{Map, Value};
 
 /// A whole number of 1 or more.
@@ -30,6 +32,30 @@ pub fn threads(text: &str) -> Result<usize, String> {
 pub fn cache_size(text: &str) -> Result<usize, String> {
     let least = mlxengine::CacheOptions::KEEP + 1;
     positive(text).ok().filter(|n| *n >= least).ok_or_else(|| format!("must be a whole number of {least} or more"))
+}
+
+/// A number of bytes: `500MB`, `2GiB`, or plain.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let units =
+        [("kib", 1 << 10), ("mib", 1 << 20), ("gib", 1 << 30), ("kb", 1_000), ("mb", 1_000_000), ("gb", 1_000_000_000)];
+    let text = text.trim().to_lowercase();
+    let with_unit = units.iter().find_map(|(unit, size)| Some((text.strip_suffix(unit)?, *size)));
+    let (digits, size) = with_unit.unwrap_or((text.strip_suffix('b').unwrap_or(&text), 1));
+    let bytes = digits.trim().parse::<f64>().ok().map(|n| n * size as f64).filter(|n| (1.0..1e18).contains(n));
+    bytes.map(|n| n as u64).ok_or_else(|| "must be a number of bytes, as in 500MB or 2GiB".to_owned())
+}
+
+/// `NAME=DIRECTORY`, or a directory, whose last part is then the name.
+pub fn adapter(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, directory) = match text.split_once('=') {
+        Some((name, directory)) if !name.contains(std::path::is_separator) => (Some(name), Path::new(directory)),
+        _ => (None, Path::new(text)),
+    };
+    let name = name.or_else(|| directory.file_name()?.to_str()).unwrap_or("adapter");
+    match directory.as_os_str().is_empty() || name.is_empty() {
+        true => Err("must be a directory, or NAME=DIRECTORY".to_owned()),
+        false => Ok((name.to_owned(), directory.to_owned())),
+    }
 }
 
 /// A number of 0 or more.

@@ -124,6 +124,11 @@ impl Settings {
         self.home.as_deref()
     }
 
+    /// Where models are looked for by name.
+    pub fn paths(&self) -> &ModelPaths {
+        &self.paths
+    }
+
     /// How a model is loaded.
     pub fn load_options(&self, arguments: &LoadArguments) -> LoadOptions {
         LoadOptions {
@@ -139,6 +144,8 @@ impl Settings {
                 Exactness::Fast => Precision::Fast,
             },
             memory: None,
+            cache_memory: arguments.cache_memory,
+            adapters: arguments.adapters.clone(),
         }
     }
 }

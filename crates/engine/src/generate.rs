@@ -158,14 +158,21 @@ impl Generation {
         let vocab = model.network.spec().vocab;
         params.validate(vocab)?;
         check_prompt(&prompt, vocab)?;
-        let context = options.context.into_iter().chain(model.context()).min();
-        let room = room_for_answer(prompt.len(), context)?;
-        let limit = params.max_tokens.unwrap_or(usize::MAX).min(room);
+        let adapter = params.adapter.as_deref();
         let mut sequence = match sequence {
-            Some(sequence) => sequence,
-            None => Sequence::new(&*model.network, &options.cache)?,
+            // What was read under another adapter is of no use.
+            Some(sequence) if sequence.adapter() == adapter => sequence,
+            _ => Sequence::under(&model, adapter, &options.cache)?,
         };
+        let context = options.context.into_iter().chain(model.context()).min();
+        let before = sequence.unknown();
+        let room = room_for_answer(before + prompt.len(), context)?;
+        let limit = params.max_tokens.unwrap_or(usize::MAX).min(room);
         let cached = sequence.sync(&prompt);
+        if sequence.unknown() < before {
+            let message = "the prompt differs from what the cache has read, and the tokens before are not known";
+            return Err(EngineError::new(ErrorKind::InvalidInput, message).with_remedy("begin with an empty cache"));
+        }
         let protected: Vec<u32> = model.end_tokens.iter().map(|e| e.id).collect();
         Ok(Self {
             stats: Stats { prompt_tokens: prompt.len(), cached_tokens: cached, ..Stats::default() },
@@ -238,7 +245,7 @@ impl Generation {
     /// The last token is read alone, as the reference does: where positions depend on the length, or a cache forgets or is
     /// quantized between passes, the split shows in the result.
     fn read(&mut self) -> bool {
-        let network = &*self.model.network;
+        let Ok(network) = self.model.under(self.params.adapter.as_deref()) else { return false };
         let all = self.history.len();
         while self.sequence.tokens().len() + 1 < all {
             let done = self.sequence.tokens().len();

@@ -20,7 +20,7 @@ pub mod text;
 pub use error::{EngineError, ErrorKind, Result};
 pub use generate::{CancelToken, FinishReason, GenerateOptions, Generation, Stats, Step};
 pub use message::{Content, ContentPart, Function, ImageUrl, Message, Role, ToolCall};
-pub use model::LoadedModel;
+pub use model::{Adapted, LoadedModel};
 pub use sample::{GenerateParams, LogitsProcessor, Sampled, Sampler};
 pub use sequence::Sequence;
 pub use text::{

@@ -1,6 +1,9 @@
 //! A loaded model: weights, tokenizer, chat template, and which tokens end an answer. Immutable; sessions share it.
 
-use mlxengine_models::{CacheOptions, Checkpoint, LanguageModel, Precision, decoder};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use mlxengine_models::{Adapter, CacheOptions, Checkpoint, LanguageModel, Precision, decoder};
 use serde_json::Value;
 
 use crate::error::{EngineError, ErrorKind, Result};
@@ -19,6 +22,20 @@ pub struct LoadedModel {
     pub end_tokens: Vec<EndToken>,
     /// `generation_config.json`: what the model's makers advise.
     pub generation_config: Option<Value>,
+    /// The same network under each adapter.
+    pub adapters: Vec<Adapted>,
+    checkpoint: Checkpoint,
+    precision: Precision,
+    fingerprint: OnceLock<u64>,
+}
+
+/// A model's network under an adapter. What lies in the checkpoint's files is shared with the plain one.
+pub struct Adapted {
+    /// What requests call it.
+    pub name: String,
+    /// The network.
+    pub network: Box<dyn LanguageModel>,
+    fingerprint: u64,
 }
 
 impl std::fmt::Debug for LoadedModel {
@@ -55,7 +72,70 @@ impl LoadedModel {
         let template = templates.select(None, false).ok();
         let end_tokens = tokenizer.end_tokens(generation_config.as_ref(), Some(&config), template);
         let network = decoder::load(checkpoint, precision, progress)?;
-        Ok(Self { network, tokenizer, templates, end_tokens, generation_config })
+        Ok(Self {
+            network,
+            tokenizer,
+            templates,
+            end_tokens,
+            generation_config,
+            adapters: Vec::new(),
+            checkpoint: checkpoint.clone(),
+            precision,
+            fingerprint: OnceLock::new(),
+        })
+    }
+
+    /// Loads an adapter, which requests choose by this name.
+    ///
+    /// # Errors
+    /// If there is none in the directory, a change of it belongs to no module of this model, or the name is taken.
+    pub fn load_adapter(&mut self, name: &str, directory: &Path) -> Result<()> {
+        if self.adapters.iter().any(|adapter| adapter.name == name) {
+            let message = format!("two adapters are called {name}");
+            return Err(EngineError::new(ErrorKind::InvalidInput, message).with_remedy("give one as NAME=DIRECTORY"));
+        }
+        let adapter = Adapter::open(directory)?;
+        let network = decoder::load_adapted(&self.checkpoint, Some(&adapter), self.precision, |_, _| {})?;
+        self.adapters.push(Adapted { name: name.to_owned(), network, fingerprint: adapter.fingerprint() });
+        Ok(())
+    }
+
+    /// The network under an adapter, or the plain one.
+    ///
+    /// # Errors
+    /// If there is no adapter of this name, with those that there are.
+    pub fn under(&self, adapter: Option<&str>) -> Result<&dyn LanguageModel> {
+        match adapter {
+            None => Ok(&*self.network),
+            Some(name) => Ok(&*self.adapter(name)?.network),
+        }
+    }
+
+    fn adapter(&self, name: &str) -> Result<&Adapted> {
+        self.adapters.iter().find(|adapter| adapter.name == name).ok_or_else(|| {
+            let names: Vec<&str> = self.adapters.iter().map(|adapter| adapter.name.as_str()).collect();
+            let there =
+                if names.is_empty() { "none is loaded".to_owned() } else { format!("there are {}", names.join(", ")) };
+            EngineError::new(ErrorKind::NotFound, format!("there is no adapter {name}: {there}"))
+        })
+    }
+
+    /// A text that tells this model under an adapter from every other.
+    ///
+    /// # Errors
+    /// If there is no adapter of this name.
+    pub fn identity(&self, adapter: Option<&str>) -> Result<String> {
+        let model = self.fingerprint.get_or_init(|| self.checkpoint.fingerprint());
+        Ok(match adapter {
+            None => format!("{model:016x}"),
+            Some(name) => format!("{model:016x}+{:016x}", self.adapter(name)?.fingerprint),
+        })
+    }
+
+    /// Bytes that the loaded adapters take beside the checkpoint.
+    pub fn adapter_bytes(&self) -> usize {
+        let reports = self.adapters.iter().filter_map(|adapter| adapter.network.record().adapter.as_ref());
+        reports.map(|report| report.bytes).sum()
     }
 
     /// A conversation as the text that the model was trained on.

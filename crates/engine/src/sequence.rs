@@ -1,14 +1,27 @@
-//! One sequence: the tokens that a model has read, and its state.
+//! One sequence: the tokens that a model has read, and its state; on disk too.
 
-use mlxengine_models::{CacheOptions, LanguageModel, State};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 
-use crate::error::Result;
+use mlxengine_models::{CacheFile, CacheOptions, LanguageModel, State};
+
+use crate::error::{EngineError, ErrorKind, Result};
+use crate::model::LoadedModel;
+
+/// What a file of ours says beside the caches: the tokens, and which model has read them.
+const TOKENS: &str = "mlxengine_tokens";
+const MODEL: &str = "mlxengine_model";
 
 /// Tokens that were read, with the state that reading them left.
 #[derive(Clone, Debug)]
 pub struct Sequence {
     tokens: Vec<u32>,
     state: State,
+    /// The adapter under which they were read: another's keys and values are no use.
+    adapter: Option<Arc<str>>,
+    /// Positions before the tokens, of which only the state is known.
+    unknown: usize,
 }
 
 impl Sequence {
@@ -17,12 +30,30 @@ impl Sequence {
     /// # Errors
     /// If the options do not fit the model.
     pub fn new(network: &dyn LanguageModel, options: &CacheOptions) -> Result<Self> {
-        Ok(Self { tokens: Vec::new(), state: network.state(options)? })
+        Ok(Self { tokens: Vec::new(), state: network.state(options)?, adapter: None, unknown: 0 })
     }
 
-    /// The tokens that were read.
+    /// A sequence that has read nothing, to be read under an adapter.
+    ///
+    /// # Errors
+    /// If the options do not fit the model, or there is no such adapter.
+    pub fn under(model: &LoadedModel, adapter: Option<&str>, options: &CacheOptions) -> Result<Self> {
+        Ok(Self { adapter: adapter.map(Arc::from), ..Self::new(model.under(adapter)?, options)? })
+    }
+
+    /// The tokens that were read, as far as they are known.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
+    }
+
+    /// The adapter under which they were read.
+    pub fn adapter(&self) -> Option<&str> {
+        self.adapter.as_deref()
+    }
+
+    /// Positions before [`Sequence::tokens`] whose tokens nobody knows: those of a prompt cache that does not list them.
+    pub fn unknown(&self) -> usize {
+        self.unknown
     }
 
     /// Bytes that the caches hold.
@@ -36,7 +67,16 @@ impl Sequence {
     pub fn sync(&mut self, tokens: &[u32]) -> usize {
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let keep = common.min(tokens.len().saturating_sub(1));
-        let keep = if keep < self.tokens.len() { self.state.rewind(keep) } else { keep };
+        let mut kept = self.unknown + keep;
+        if keep < self.tokens.len() {
+            kept = self.state.rewind(kept);
+        }
+        if kept < self.unknown {
+            // What came before is lost with the state.
+            self.state.truncate(0);
+            (kept, self.unknown) = (0, 0);
+        }
+        let keep = kept - self.unknown;
         self.tokens.truncate(keep);
         keep
     }
@@ -62,5 +102,48 @@ impl Sequence {
         let hidden = network.forward(&mut [mlxengine_models::Span { tokens, state: &mut self.state }]);
         self.tokens.extend_from_slice(tokens);
         hidden
+    }
+
+    /// Writes a prompt cache: one that mlx-lm reads, which also says what was read and by which model.
+    ///
+    /// # Errors
+    /// If nothing was read yet, or the file cannot be written.
+    pub fn save(&self, model: &LoadedModel, path: &Path) -> Result<()> {
+        let ids: Vec<String> = self.tokens.iter().map(u32::to_string).collect();
+        let mut said = BTreeMap::from([(MODEL.to_owned(), model.identity(self.adapter())?)]);
+        if self.unknown == 0 {
+            said.insert(TOKENS.to_owned(), ids.join(" "));
+        }
+        let bytes = self.state.save(model.under(self.adapter())?, &said)?;
+        // Whoever reads the file finds it whole, or not at all.
+        let whole = path.with_extension(format!("{}.part", std::process::id()));
+        let written = std::fs::write(&whole, bytes).and_then(|()| std::fs::rename(&whole, path));
+        written.map_err(|e| {
+            let _ = std::fs::remove_file(&whole);
+            EngineError::new(ErrorKind::Io, format!("cannot write {}: {e}", path.display())).with_source(e)
+        })
+    }
+
+    /// Reads a prompt cache, ours or one of mlx-lm's, which does not say its tokens: they are then [`Sequence::unknown`].
+    ///
+    /// # Errors
+    /// If the file is damaged, or was written for another model or adapter, as far as it says so or its sizes show it.
+    pub fn load(model: &LoadedModel, adapter: Option<&str>, path: &Path, options: &CacheOptions) -> Result<Self> {
+        let file = CacheFile::open(path)?;
+        let refuse = |what: &str| {
+            let message = format!("the prompt cache {} {what}", path.display());
+            EngineError::new(ErrorKind::InvalidInput, message).with_remedy("make it again for this model")
+        };
+        if file.metadata.get(MODEL).is_some_and(|identity| model.identity(adapter).ok().as_ref() != Some(identity)) {
+            return Err(refuse("was made by another model, or under another adapter"));
+        }
+        let ids = file.metadata.get(TOKENS).map(|ids| ids.split_whitespace().map(str::parse).collect());
+        let tokens: Option<Vec<u32>> = ids.transpose().map_err(|_| refuse("lists tokens that are no numbers"))?;
+        let state = State::restore(model.under(adapter)?, &file, tokens.as_ref().map(Vec::len), options)?;
+        if tokens.as_ref().is_some_and(|tokens| tokens.len() != state.offset()) {
+            return Err(refuse("lists more or fewer tokens than it has read"));
+        }
+        let unknown = if tokens.is_some() { 0 } else { state.offset() };
+        Ok(Self { tokens: tokens.unwrap_or_default(), state, adapter: adapter.map(Arc::from), unknown })
     }
 }

@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use mlxengine_engine::model::activation_bytes;
 use mlxengine_engine::{CancelToken, EngineError, ErrorKind, Result};
-use mlxengine_models::{Checkpoint, LanguageModel, Span, State, decoder};
+use mlxengine_models::{Adapter, Checkpoint, LanguageModel, Span, State, decoder};
 
 use crate::configuration::{StorageShare, storage};
 use crate::engine::{LoadOptions, LoadProgress};
@@ -113,8 +113,16 @@ impl Benchmark {
     /// If there is no such model, its files are damaged, or it is of a kind that is not supported.
     pub fn load(model: &str, options: &LoadOptions, mut progress: impl FnMut(LoadProgress)) -> Result<Self> {
         let checkpoint = Checkpoint::open(ModelSource::parse(model)?.resolve(&options.paths)?)?;
-        let network =
-            decoder::load(&checkpoint, options.precision, |done, total| progress(LoadProgress { done, total }))?;
+        let adapter = match &options.adapters[..] {
+            [] => None,
+            [(_, directory)] => Some(Adapter::open(directory)?),
+            _ => {
+                let message = "a benchmark measures one adapter at a time";
+                return Err(EngineError::new(ErrorKind::InvalidInput, message).with_remedy("give one"));
+            }
+        };
+        let progress = |done, total| progress(LoadProgress { done, total });
+        let network = decoder::load_adapted(&checkpoint, adapter.as_ref(), options.precision, progress)?;
         network.state(&options.generate.cache)?;
         Ok(Self { network, options: options.clone() })
     }

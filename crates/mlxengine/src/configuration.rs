@@ -171,7 +171,7 @@ pub(crate) fn storage(record: &Record) -> Vec<StorageShare> {
 pub(crate) fn plan(model: &LoadedModel, context: usize, cache: &CacheOptions) -> MemoryPlan {
     MemoryPlan {
         context,
-        weights: model.network.record().bytes() as u64,
+        weights: (model.network.record().bytes() + model.adapter_bytes()) as u64,
         cache: model.cache_bytes(context, cache) as u64,
         activations: model.activation_bytes(context.min(PLANNED_PASS)) as u64,
     }

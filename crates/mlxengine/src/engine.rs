@@ -1,5 +1,6 @@
 //! The engine: a loaded model behind one interface.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
 use mlxengine_engine::{
@@ -69,6 +70,10 @@ pub struct LoadOptions {
     pub precision: Precision,
     /// Memory that may be used, in bytes; what the machine has available if not given.
     pub memory: Option<u64>,
+    /// Most bytes that the caches of a sequence may take: the context is as long as fits.
+    pub cache_memory: Option<u64>,
+    /// Adapters by name, in MLX's layout or PEFT's; [`GenerateParams::adapter`] chooses one.
+    pub adapters: Vec<(String, PathBuf)>,
 }
 
 /// An answer as a whole.
@@ -159,8 +164,11 @@ impl InferenceEngine {
     pub fn load_with(model: &str, options: &LoadOptions, mut progress: impl FnMut(LoadProgress)) -> Result<Self> {
         let source = ModelSource::parse(model)?.resolve(&options.paths)?;
         let checkpoint = Checkpoint::open(source)?;
-        let loaded =
+        let mut loaded =
             LoadedModel::load(&checkpoint, options.precision, |done, total| progress(LoadProgress { done, total }))?;
+        for (name, directory) in &options.adapters {
+            loaded.load_adapter(name, directory)?;
+        }
         // Refuses cache options that this model cannot have, now and not at the first answer.
         Sequence::new(&*loaded.network, &options.generate.cache)?;
         let context = fit(&loaded, options)?;
@@ -196,6 +204,60 @@ impl InferenceEngine {
         self.inner.options.context.into_iter().chain(self.inner.configuration.context_length).min()
     }
 
+    /// Names of the adapters that answers may be computed under.
+    ///
+    /// # Errors
+    /// If the model was unloaded.
+    pub fn adapters(&self) -> Result<Vec<String>> {
+        Ok(self.model()?.adapters.iter().map(|adapter| adapter.name.clone()).collect())
+    }
+
+    /// What a prompt cache in a file has read, ours or mlx-lm's, to be continued under the adapter that it was read under.
+    ///
+    /// # Errors
+    /// If the file is damaged, or was written for another model or adapter, as far as it says so or its sizes show it.
+    pub fn load_sequence(&self, file: &Path, adapter: Option<&str>) -> Result<Sequence> {
+        Sequence::load(&*self.model()?, adapter, file, &self.inner.options.cache)
+    }
+
+    /// Writes what a sequence has read to a prompt cache, which mlx-lm reads too.
+    ///
+    /// # Errors
+    /// If it has read nothing, or the file cannot be written.
+    pub fn save_sequence(&self, sequence: &Sequence, file: &Path) -> Result<()> {
+        sequence.save(&*self.model()?, file)
+    }
+
+    /// Reads a prompt and gives no answer; `progress` hears of tokens read as `(done, all)` and stops the reading by `false`.
+    ///
+    /// # Errors
+    /// If the prompt does not fit, or the reading was stopped.
+    pub fn read(
+        &self,
+        prompt: Prompt,
+        adapter: Option<&str>,
+        mut progress: impl FnMut(usize, usize) -> bool,
+    ) -> Result<Sequence> {
+        let model = self.model()?;
+        let tokens = encode(&model, prompt)?;
+        let mut sequence = Sequence::under(&model, adapter, &self.inner.options.cache)?;
+        let network = model.under(adapter)?;
+        if let Some(most) = self.context().filter(|most| tokens.len() > *most) {
+            let message = format!("the prompt has {} tokens, and at most {most} fit", tokens.len());
+            return Err(EngineError::new(ErrorKind::ContextExceeded, message).with_remedy("shorten it"));
+        }
+        // The last token alone, as answers begin.
+        let (before, last) = tokens.split_at(tokens.len().saturating_sub(1));
+        for piece in before.chunks(self.inner.options.prefill_chunk.max(1)).chain([last]).filter(|p| !p.is_empty()) {
+            if !progress(sequence.tokens().len(), tokens.len()) {
+                return Err(EngineError::new(ErrorKind::Cancelled, "the reading of the prompt was stopped"));
+            }
+            sequence.skip(network, piece);
+        }
+        sequence.mark();
+        Ok(sequence)
+    }
+
     /// Starts an answer that continues what `sequence` has read, as far as the prompt agrees with it.
     ///
     /// # Errors
@@ -207,13 +269,17 @@ impl InferenceEngine {
         params: &GenerateParams,
     ) -> Result<TokenStream> {
         let model = self.model()?;
-        let tokens = match prompt {
-            Prompt::Chat { messages, options } => model.encode_chat(&messages, &options)?,
-            Prompt::Text(text) => model.tokenizer.encode(&text, true)?,
-            Prompt::Tokens(tokens) => tokens,
-        };
+        let tokens = encode(&model, prompt)?;
         let generation = Generation::new(model, sequence, tokens, params, &self.inner.options)?;
         Ok(TokenStream { generation })
+    }
+}
+
+fn encode(model: &LoadedModel, prompt: Prompt) -> Result<Vec<u32>> {
+    match prompt {
+        Prompt::Chat { messages, options } => model.encode_chat(&messages, &options),
+        Prompt::Text(text) => model.tokenizer.encode(&text, true),
+        Prompt::Tokens(tokens) => Ok(tokens),
     }
 }
 
@@ -342,8 +408,14 @@ fn features(model: &LoadedModel) -> Features {
     if model.network.state(&options).is_ok() {
         features.push(Feature::QuantizedCache);
     }
+    if !model.adapters.is_empty() {
+        features.push(Feature::Lora);
+    }
     features.into_iter().collect()
 }
+
+/// A context that stands for one without a limit.
+const BOUNDLESS: usize = 1 << 24;
 
 /// The context that will be used: the one asked for if it fits in memory, else the longest that does.
 fn fit(model: &LoadedModel, options: &LoadOptions) -> Result<Option<usize>> {
@@ -354,22 +426,32 @@ fn fit(model: &LoadedModel, options: &LoadOptions) -> Result<Option<usize>> {
         let message = format!("a context of {asked} tokens was asked for, and the model was made for {own}");
         return Err(EngineError::new(ErrorKind::ContextExceeded, message).with_remedy(format!("ask for at most {own}")));
     }
-    let Some(wanted) = options.context.or(own) else { return Ok(None) };
+    // Without a limit of the model's own, a budget for caches is one.
+    let longest = options.cache_memory.map(|_| BOUNDLESS);
+    let Some(wanted) = options.context.or(own).or(longest) else { return Ok(None) };
     let available = options.memory.unwrap_or_else(|| memory().available);
     let need = |context: usize| plan(model, context, &options.generate.cache);
-    if need(wanted).total() <= available {
+    let within_budget = |context: usize| options.cache_memory.is_none_or(|most| need(context).cache <= most);
+    let fitting = |context: usize| within_budget(context) && need(context).total() <= available;
+    if fitting(wanted) {
         return Ok(Some(wanted));
     }
     // The plan grows with the context, so the longest that fits is found by halving.
     let (mut fits, mut too_long) = (0, wanted);
     while too_long - fits > 1 {
         let middle = fits + (too_long - fits) / 2;
-        if need(middle).total() <= available { fits = middle } else { too_long = middle }
+        if fitting(middle) { fits = middle } else { too_long = middle }
     }
     if options.context.is_none() && fits >= wanted.min(512) {
         return Ok(Some(fits));
     }
     let plan = need(wanted);
+    if let Some(most) = options.cache_memory.filter(|most| plan.cache > *most) {
+        let message =
+            format!("the cache of {wanted} tokens needs {}, and its budget is {}", human(plan.cache), human(most));
+        let remedy = format!("a context of {fits} tokens would fit, and more with a quantized cache");
+        return Err(EngineError::new(ErrorKind::OutOfMemory, message).with_remedy(remedy));
+    }
     let message = format!(
         "a context of {wanted} tokens needs {} (weights {}, cache {}, activations {}), and {} are available",
         human(plan.total()),

@@ -32,6 +32,7 @@ mod demo;
 pub mod device;
 mod engine;
 mod features;
+mod fuse;
 pub mod memory;
 mod session;
 mod source;
@@ -42,12 +43,13 @@ mod transcript;
 pub use configuration::{EndTokenInfo, MemoryPlan, ModelConfiguration, ModelKind, StorageShare};
 pub use engine::{Generated, InferenceEngine, LlmEngine, LoadOptions, LoadProgress, Prompt, TokenStream};
 pub use features::{Feature, Features};
+pub use fuse::{Agreement, FuseOptions, FuseReport, fuse};
 pub use mlxengine_engine::{
     CancelToken, Content, ContentPart, EngineError, ErrorKind, FinishReason, Function, GenerateOptions, GenerateParams,
     LogitsProcessor, Message, RenderOptions, Result, Role, Sequence, Stats, Step, ToolCall,
 };
 pub use mlxengine_models::families::{FAMILIES, Family};
-pub use mlxengine_models::{CacheOptions, KvQuantization, Precision};
+pub use mlxengine_models::{CacheOptions, KvQuantization, Loss, Precision};
 pub use session::{ChatSession, ReplyStream};
 pub use source::{ModelPaths, ModelSource};
 pub use transcript::Format;

@@ -99,8 +99,8 @@ impl Source {
     }
 }
 
-/// An opened checkpoint: its configuration read, its tensors mapped.
-#[derive(Debug)]
+/// An opened checkpoint: its configuration read, its tensors mapped. Clones share them.
+#[derive(Clone, Debug)]
 pub struct Checkpoint {
     /// Where it came from.
     pub source: Source,
@@ -154,6 +154,33 @@ impl Checkpoint {
         };
         Ok(Self { source, config, tensors, mlx_format, missing_shards })
     }
+
+    /// A number that tells checkpoints apart: of the configuration, and of each tensor the name, type, shape and some bytes.
+    pub fn fingerprint(&self) -> u64 {
+        let config = serde_json::to_string(self.config.values()).unwrap_or_default();
+        fingerprint(config.as_bytes(), self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)))
+    }
+}
+
+/// FNV-1a (Fowler et al.) of what is given: of each tensor 64 bytes at the start, at the end and between.
+pub(crate) fn fingerprint<'a>(text: &[u8], tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut add = |bytes: &[u8]| {
+        for byte in bytes {
+            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    add(text);
+    for (name, tensor) in tensors {
+        add(name.as_bytes());
+        add(tensor.spec().to_string().as_bytes());
+        let bytes = tensor.bytes();
+        for quarter in 0..=4 {
+            let start = bytes.len().saturating_sub(64) / 4 * quarter;
+            add(&bytes[start..(start + 64).min(bytes.len())]);
+        }
+    }
+    hash
 }
 
 /// Whether only conversion to MLX's layout makes such a tensor: experts in a stack of theirs, codes and scales, kernels over

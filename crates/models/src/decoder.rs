@@ -1,10 +1,11 @@
 //! The generic decoder: a [`spec::Decoder`] and a checkpoint's weights, running.
 
-use mlxengine_tensor::{Precision, Tensor, Weight};
+use mlxengine_tensor::{Precision, Tensor};
 use smallvec::SmallVec;
 
 use crate::depth::DepthMix;
 use crate::ends::{Ends, Start};
+use crate::linear::Embedding;
 use crate::mixer::{Mixer, Pass, Plan};
 use crate::mlp::Mlp;
 use crate::norm::Norm;
@@ -157,7 +158,7 @@ impl Layer {
 pub struct Decoder {
     ends: Ends,
     /// Rows that are added by position.
-    positions: Option<Weight>,
+    positions: Option<Embedding>,
     layers: Vec<Layer>,
     /// What the last norm sees, where that is a mean over depth.
     depth: Option<DepthMix>,
@@ -218,7 +219,7 @@ impl LanguageModel for Decoder {
         let start = Start::of(&self.plan, spans);
         let mut x = self.ends.embed(&start);
         if let Some(table) = &self.positions {
-            let last = table.shape()[0] - 1;
+            let last = table.weight.shape()[0] - 1;
             let rows = start.positions.iter().flat_map(|(first, count)| *first..first + count);
             let rows: SmallVec<[u32; 64]> = rows.map(|row| row.min(last) as u32).collect();
             x = x.add(&table.take(&Tensor::from_u32(&rows, [rows.len()])));
@@ -257,11 +258,27 @@ impl LanguageModel for Decoder {
 pub fn load(
     checkpoint: &crate::Checkpoint,
     precision: Precision,
+    progress: impl FnMut(usize, usize),
+) -> Result<Box<dyn LanguageModel>> {
+    load_adapted(checkpoint, None, precision, progress)
+}
+
+/// Loads a checkpoint's model under an adapter. What the files hold is shared with every other model of this checkpoint.
+///
+/// # Errors
+/// Those of [`load`], and for a change of the adapter that belongs to no module of this model.
+pub fn load_adapted(
+    checkpoint: &crate::Checkpoint,
+    adapter: Option<&crate::Adapter>,
+    precision: Precision,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Box<dyn LanguageModel>> {
     let config = &checkpoint.config;
     let spec = crate::families::decoder(config)?;
-    let weights = Weights::new(checkpoint, spec.renames, spec.transposed, precision)?;
+    let mut weights = Weights::new(checkpoint, spec.renames, spec.transposed, precision)?;
+    if let Some(adapter) = adapter {
+        weights = weights.with_adapter(adapter, spec.renames, spec.transposed)?;
+    }
     let model = match crate::families::find(config.model_type()).and_then(|family| family.model) {
         Some(load) => load(config, spec, weights, &mut progress),
         None => Decoder::load(spec, weights, progress).map(|model| Box::new(model) as Box<dyn LanguageModel>),

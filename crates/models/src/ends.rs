@@ -1,11 +1,11 @@
 //! The two ends of a decoder: tokens to rows, rows to logits; and what a pass starts with.
 
-use mlxengine_tensor::{Precision, Tensor, Weight};
+use mlxengine_tensor::Tensor;
 use smallvec::SmallVec;
 
 use crate::Result;
 use crate::decoder::Span;
-use crate::linear::Linear;
+use crate::linear::{Embedding, Linear};
 use crate::mixer::{Pass, Plan};
 use crate::norm::Norm;
 use crate::rope::Tables;
@@ -16,11 +16,10 @@ use crate::weights::Weights;
 #[derive(Debug)]
 pub(crate) struct Ends {
     pub(crate) spec: Decoder,
-    embedding: Weight,
+    embedding: Embedding,
     norm: Norm,
     /// `lm_head`, unless the embedding serves.
     head: Option<Linear>,
-    precision: Precision,
 }
 
 impl Ends {
@@ -38,9 +37,9 @@ impl Ends {
             Some(root.linear("lm_head", [spec.dim, spec.vocab], spec.head_bias)?)
         } else {
             root.ignore("lm_head", "the embedding serves as the head");
-            None
+            root.adapted_head("lm_head", &embedding)?
         };
-        Ok(Self { spec, embedding, norm, head, precision: weights.precision() })
+        Ok(Self { spec, embedding, norm, head })
     }
 
     /// Embeddings `[N, dim]`.
@@ -61,7 +60,7 @@ impl Ends {
     pub(crate) fn logits(&self, hidden: &Tensor) -> Tensor {
         let mut logits = match &self.head {
             Some(head) => head.forward(hidden),
-            None => hidden.linear(&self.embedding, self.precision),
+            None => self.embedding.as_head(hidden),
         };
         if let Some(scale) = self.spec.logit_scale {
             logits = logits.scale(scale);

@@ -4,6 +4,7 @@
 //! [`spec::Decoder`]; [`decoder`] alone turns such a value and a [`Checkpoint`] into a running model. Models hold no mutable
 //! state: what a sequence has seen lives in its [`State`].
 
+pub mod adapters;
 pub mod checkpoint;
 pub mod config;
 pub mod decoder;
@@ -21,12 +22,13 @@ pub mod spec;
 pub mod state;
 pub mod weights;
 
+pub use adapters::{Adapter, AdapterReport, Fusion, Loss};
 pub use checkpoint::{Checkpoint, Source};
 pub use config::Config;
 pub use decoder::{LanguageModel, Span};
 pub use error::{Error, ErrorKind};
 pub use mlxengine_tensor::Precision;
-pub use state::{CacheOptions, KvQuantization, SlotSpec, State};
+pub use state::{CacheFile, CacheOptions, KvQuantization, SlotSpec, State};
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

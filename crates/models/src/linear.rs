@@ -1,32 +1,50 @@
-//! The affine map whose weight is whatever the checkpoint chose.
+//! The affine map whose weight is whatever the checkpoint chose, and the table of rows. Quantization and adapters live here
+//! and not in models.
 
 use mlxengine_tensor::{Precision, Tensor, Weight};
 
-/// `x · Wᵀ + b`. Quantization lives here and not in models; adapters will.
+use crate::adapters::{Delta, TableDelta};
+
+/// `x · Wᵀ + b`.
 #[derive(Debug)]
 pub struct Linear {
     pub(crate) weight: Weight,
     pub(crate) bias: Option<Tensor>,
     pub(crate) precision: Precision,
+    pub(crate) delta: Option<Box<Delta>>,
 }
 
 impl Linear {
     /// `x [.., inputs] -> [.., outputs]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        self.shifted(x.linear(&self.weight, self.precision))
+        self.finished(x.linear(&self.weight, self.precision), x)
     }
 
     /// What each of several makes of one input, in one step where their weights lie alike.
     pub fn forward_all<const N: usize>(linears: [&Linear; N], x: &Tensor) -> [Tensor; N] {
         let products = x.linear_all(linears.map(|linear| &linear.weight), linears[0].precision);
         let mut linears = linears.iter();
-        products.map(|y| linears.next().expect("a product for each").shifted(y))
+        products.map(|y| linears.next().expect("a product for each").finished(y, x))
     }
 
-    fn shifted(&self, y: Tensor) -> Tensor {
+    /// The product `y` of `x` with the adapter's change and the bias.
+    fn finished(&self, mut y: Tensor, x: &Tensor) -> Tensor {
+        if let Some(delta) = &self.delta {
+            y = delta.add(y, x, self.precision);
+        }
         match &self.bias {
             Some(bias) => y.add(bias),
             None => y,
+        }
+    }
+
+    /// `count` of the outputs, from `start` on.
+    pub(crate) fn rows(&self, start: usize, count: usize) -> Linear {
+        Linear {
+            weight: self.weight.rows(start, count),
+            bias: self.bias.as_ref().map(|b| b.clone().slice(0, start, count)),
+            precision: self.precision,
+            delta: self.delta.as_ref().map(|delta| Box::new(delta.rows(start, count))),
         }
     }
 }
@@ -38,11 +56,44 @@ pub struct ExpertLinear {
     /// `[experts, outputs]`.
     pub(crate) bias: Option<Tensor>,
     pub(crate) precision: Precision,
+    pub(crate) delta: Option<Box<Delta>>,
 }
 
 impl ExpertLinear {
     /// Each slot's row by its expert: `x [T, K]` or `[T, S, K]`, `ids [T, S]`, `-> [T, S, N]`.
     pub fn forward(&self, x: &Tensor, ids: &Tensor) -> Tensor {
-        x.gather_linear(ids, &self.weight, self.bias.as_ref(), self.precision)
+        let y = x.gather_linear(ids, &self.weight, self.bias.as_ref(), self.precision);
+        match &self.delta {
+            Some(delta) => delta.add_experts(y, x, ids, self.precision),
+            None => y,
+        }
+    }
+}
+
+/// A table of rows, which may serve as the head as well.
+#[derive(Debug)]
+pub struct Embedding {
+    pub(crate) weight: Weight,
+    pub(crate) precision: Precision,
+    pub(crate) delta: Option<Box<TableDelta>>,
+}
+
+impl Embedding {
+    /// The rows that `ids [N]` name, `[N, dim]`.
+    pub fn take(&self, ids: &Tensor) -> Tensor {
+        let rows = self.weight.take(ids);
+        match &self.delta {
+            Some(delta) => delta.add(rows, ids),
+            None => rows,
+        }
+    }
+
+    /// `x · Wᵀ`: the table as the head.
+    pub fn as_head(&self, x: &Tensor) -> Tensor {
+        let y = x.linear(&self.weight, self.precision);
+        match &self.delta {
+            Some(table) if table.head => table.delta.add(y, x, self.precision),
+            _ => y,
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Embeddings of a token for each layer, and the gate by which a layer takes its own in.
 
-use mlxengine_tensor::{Tensor, Unary, Weight};
+use mlxengine_tensor::{Tensor, Unary};
 
-use crate::linear::Linear;
+use crate::linear::{Embedding, Linear};
 use crate::norm::Norm;
 use crate::spec;
 use crate::weights::Scope;
@@ -23,7 +23,7 @@ pub(crate) struct PerLayer {
 #[derive(Debug)]
 pub(crate) struct PerLayerInputs {
     sizes: PerLayer,
-    table: Weight,
+    table: Embedding,
     projection: Linear,
     norm: Norm,
 }

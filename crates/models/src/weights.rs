@@ -1,5 +1,6 @@
 //! Reading a checkpoint strictly: every tensor is used, or ignored for a reason; every one needed is found, in its shape.
 
+mod adapted;
 mod experts;
 mod latent;
 mod names;
@@ -11,6 +12,7 @@ use std::fmt::Display;
 use mlxengine_tensor::{Dtype, Precision, QuantFormat, QuantMode, QuantizedTensor, Shape, Spec, Tensor, Weight};
 use serde_json::Value;
 
+use crate::adapters::AdapterReport;
 use crate::linear::Linear;
 use crate::{Checkpoint, Error, ErrorKind, Result, spec};
 
@@ -43,6 +45,8 @@ pub struct Record {
     pub taken: Vec<Taken>,
     /// Tensors that were left, each with the reason.
     pub ignored: Vec<(String, &'static str)>,
+    /// What the adapter changes, if there is one.
+    pub adapter: Option<AdapterReport>,
 }
 
 impl Record {
@@ -93,6 +97,7 @@ pub struct Weights {
     precision: Precision,
     /// Whether the files are in MLX's layout.
     converted: bool,
+    adapter: Option<adapted::Landing>,
     record: RefCell<Ledger>,
 }
 
@@ -133,13 +138,9 @@ impl Weights {
             missing_shards: checkpoint.missing_shards.clone(),
             precision,
             converted: checkpoint.mlx_format,
+            adapter: None,
             record: RefCell::default(),
         })
-    }
-
-    /// How exactly the layers compute.
-    pub(crate) fn precision(&self) -> Precision {
-        self.precision
     }
 
     /// The scope of the whole checkpoint.
@@ -150,10 +151,11 @@ impl Weights {
     /// Ends the reading.
     ///
     /// # Errors
-    /// If tensors are left that nothing used, with their names.
+    /// If tensors are left that nothing used, or changes of an adapter that nothing took, with their names.
     pub fn finish(self) -> Result<Record> {
+        let adapter = self.landed(&self.record.borrow())?;
         let ledger = self.record.into_inner();
-        let mut record = ledger.record;
+        let mut record = Record { adapter, ..ledger.record };
         let mut left = Vec::new();
         for (name, entry) in &self.tensors {
             if ledger.used.contains(name) {
@@ -305,7 +307,8 @@ impl<'a> Scope<'a> {
         let w = self.at(name);
         let weight = w.weight(&[outputs, inputs])?;
         let bias = if bias { Some(w.vector("bias", outputs)?) } else { None };
-        Ok(Linear { weight, bias, precision: self.weights.precision })
+        let delta = w.delta(&weight)?;
+        Ok(Linear { weight, bias, precision: self.weights.precision, delta })
     }
 
     /// Linear layers of one input whose rows lie after one another in one tensor.
@@ -322,22 +325,10 @@ impl<'a> Scope<'a> {
         let all = self.linear(name, [inputs, outputs.iter().sum()], bias)?;
         let mut start = 0;
         Ok(outputs.map(|count| {
-            let part = Linear {
-                precision: all.precision,
-                weight: all.weight.rows(start, count),
-                bias: all.bias.as_ref().map(|b| b.clone().slice(0, start, count)),
-            };
+            let part = all.rows(start, count);
             start += count;
             part
         }))
-    }
-
-    /// A table of rows, dense or quantized.
-    ///
-    /// # Errors
-    /// If it is missing or of another shape.
-    pub fn embedding(&self, name: &str, shape: [usize; 2]) -> Result<Weight> {
-        self.at(name).weight(&shape)
     }
 
     /// A short array of floats, as `F32`: norms and biases are read once and kept.

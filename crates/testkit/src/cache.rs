@@ -3,11 +3,13 @@
 //! Of quantized caches the logits are compared. The codes that some recordings add are not, for a state does not show its
 //! arrays; the operation that makes them is compared by itself.
 
-use mlxengine_models::{CacheOptions, KvQuantization, LanguageModel};
+use std::collections::BTreeMap;
+
+use mlxengine_models::{CacheFile, CacheOptions, KvQuantization, LanguageModel, State};
 
 use crate::golden::{Golden, last_rows};
 use crate::language::{load, other_token};
-use crate::manifest::{CacheArguments, CacheEntry, Caches};
+use crate::manifest::{CacheArguments, CacheEntry, CacheInFile, Caches};
 use crate::sequence::{Sequence, generate};
 use crate::sheet::Sheet;
 use crate::{Case, Measure, Stop};
@@ -55,6 +57,40 @@ pub(crate) fn direct(case: &Case, sheet: &mut Sheet<'_>) -> Result<(), Stop> {
         });
     }
     Ok(())
+}
+
+/// A prompt cache that the reference wrote: what follows it, and the same from the file that is written of it here.
+pub(crate) fn file(case: &Case, sheet: &mut Sheet<'_>) -> Result<(), Stop> {
+    let manifest: CacheInFile = case.read()?;
+    let golden = Golden::open(case)?;
+    let model = load(&case.root.join(&manifest.model).join("model"))?;
+    let read = |file: &CacheFile| State::restore(model.as_ref(), file, None, &CacheOptions::default());
+    let follow = |state: State| {
+        let pieces = [(0, 1), (1, 4), (4, 5), (5, 6)].map(|(from, to)| &manifest.cont[from..to]);
+        let got = Sequence::with(model.as_ref(), state).feed_pieces(pieces);
+        Measure::close(got.f32s(), golden.f32("logits")?.f32s(), [manifest.atol, 0.0])
+    };
+    let state = read(&CacheFile::open(&case.dir.join(&manifest.file))?)?;
+    sheet.check("offset", || Measure::exact(&[state.offset()], &[manifest.prompt.len()]));
+    sheet.check("logits", || follow(state.clone()));
+    sheet.check("written", || {
+        let bytes = state.save(model.as_ref(), &BTreeMap::new())?;
+        follow(read(&CacheFile::parse(bytes.into(), "written")?)?)
+    });
+    Ok(())
+}
+
+/// Half a prompt, and the other half once as usual and once from a file: the very bits.
+pub(crate) fn saved(model: &dyn LanguageModel, ids: &[u32], options: &CacheOptions) -> Result<Measure, Stop> {
+    let (before, after) = ids.split_at(ids.len() / 2);
+    let mut sequence = Sequence::new(model, options)?;
+    sequence.hidden(before);
+    let bytes = sequence.state.save(model, &BTreeMap::new())?;
+    let file = CacheFile::parse(bytes.into(), "saved")?;
+    let mut restored = Sequence::with(model, State::restore(model, &file, Some(before.len()), options)?);
+    let pieces = || after.chunks(after.len().div_ceil(2));
+    let bits = |t: &mlxengine_tensor::Tensor| t.f32s().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    Measure::exact(&bits(&restored.feed_pieces(pieces())), &bits(&sequence.feed_pieces(pieces())))
 }
 
 fn quantized(model: &dyn LanguageModel, golden: &Golden, entry: &CacheEntry) -> Result<Measure, Stop> {

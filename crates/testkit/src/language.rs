@@ -11,7 +11,7 @@ use crate::golden::{Golden, last_rows};
 use crate::manifest::{self, Greedy, Language, Tolerance};
 use crate::sequence::{Sequence, Step, generate, log_sum_exp};
 use crate::sheet::Sheet;
-use crate::{Case, Measure, Stop, text};
+use crate::{Case, Measure, Stop, cache, text};
 
 /// Prompt tokens that are read at once where nothing else is said.
 const PREFILL: usize = 2048;
@@ -64,6 +64,16 @@ pub(crate) fn check(case: &Case, sheet: &mut Sheet<'_>) -> Result<(), Stop> {
         sheet.check(format!("{name}.rewind"), || rewind(model, ids, manifest.tolerance));
     }
     sheet.check("small caches", || small_caches(model, &prompts));
+    for (name, ids) in &manifest.prompts {
+        sheet.check(format!("{name}.saved"), || cache::saved(model, ids, &CacheOptions::default()));
+    }
+    sheet.check("saved small caches", || {
+        let ways = small(model).into_iter().map(|options| {
+            let longest = prompts.iter().max_by_key(|ids| ids.len()).expect("there are prompts");
+            Ok((format!("{options:?}"), cache::saved(model, longest, &options)))
+        });
+        Measure::worst(ways.collect::<Result<Vec<_>, Stop>>()?)
+    });
     if let Some(recorded) = &manifest.text {
         text::check(sheet, &dir, recorded);
     }
@@ -162,20 +172,22 @@ fn rewind(model: &dyn LanguageModel, ids: &[u32], tolerance: Tolerance) -> Resul
 /// Prompts in pieces through caches that forget, and through caches of fewer bits where the model's sizes allow them: finite
 /// logits, since nothing is recorded.
 fn small_caches(model: &dyn LanguageModel, prompts: &[&[u32]]) -> Result<Measure, Stop> {
-    let bounded = CacheOptions { max_tokens: Some(12), quantize: None };
-    let quantize = Some(KvQuantization { bits: 8, group: 32, start: Some(20) });
     let mut wrong = 0;
-    for options in [bounded.clone(), CacheOptions { max_tokens: None, quantize }, CacheOptions { quantize, ..bounded }]
-    {
-        if model.state(&options).is_err() {
-            continue;
-        }
+    for options in small(model) {
         for ids in prompts {
             let logits = Sequence::new(model, &options)?.feed_pieces(ids.chunks(7));
             wrong += logits.f32s().iter().filter(|x| !x.is_finite()).count() as u32;
         }
     }
     Measure::exact(&[wrong], &[0])
+}
+
+/// The unusual caches that a model can have.
+fn small(model: &dyn LanguageModel) -> Vec<CacheOptions> {
+    let bounded = CacheOptions { max_tokens: Some(12), quantize: None };
+    let quantize = Some(KvQuantization { bits: 8, group: 32, start: Some(20) });
+    let all = [bounded.clone(), CacheOptions { max_tokens: None, quantize }, CacheOptions { quantize, ..bounded }];
+    all.into_iter().filter(|options| model.state(options).is_ok()).collect()
 }
 
 fn bits(tensor: &Tensor) -> Vec<u32> {

@@ -6,6 +6,7 @@
 //!
 //! Language models compute in `f32` from the weights as stored, which is how the recordings were made.
 
+mod adapters;
 mod agreement;
 mod cache;
 mod golden;
@@ -43,8 +44,8 @@ pub fn run(case: &Case) -> Vec<Row> {
         Kind::Tokenizer => tokenizers::check(case, sheet),
         Kind::ChatTemplate => templates::check(case, sheet),
         Kind::ChatTemplateWrapper => templates::defaults(case, sheet),
-        Kind::Adapter | Kind::AdapterPeft => Err(Stop::not_run("adapters are not applied yet")),
-        Kind::PromptCacheFile => Err(Stop::not_run("prompt cache files are not read yet")),
+        Kind::Adapter | Kind::AdapterPeft => adapters::check(case, sheet),
+        Kind::PromptCacheFile => cache::file(case, sheet),
         Kind::Training => Err(Stop::not_run("models are not trained yet")),
         Kind::Speculative => Err(Stop::not_run("drafts by a second model are not verified yet")),
         Kind::Unknown => Err(Stop::not_run("a kind of case that is not known")),

@@ -30,6 +30,7 @@ pub(crate) struct Greedy {
 #[derive(Deserialize, Clone, Copy)]
 pub(crate) struct Tolerance {
     pub(crate) f32_atol: f64,
+    #[serde(default)]
     pub(crate) f32_rtol: f64,
 }
 
@@ -52,11 +53,31 @@ pub(crate) struct Chat {
     pub(crate) tokens: Vec<u32>,
 }
 
+/// Of a model under an adapter.
+#[derive(Deserialize)]
+pub(crate) struct Adapted {
+    pub(crate) base: String,
+    pub(crate) adapter_dir: String,
+    pub(crate) prompts: BTreeMap<String, Vec<u32>>,
+    pub(crate) greedy: BTreeMap<String, Greedy>,
+    pub(crate) tolerance: Tolerance,
+}
+
 /// Of generation with unusual caches.
 #[derive(Deserialize)]
 pub(crate) struct Caches {
     pub(crate) model: String,
     pub(crate) entries: Vec<CacheEntry>,
+}
+
+/// Of a prompt cache in a file.
+#[derive(Deserialize)]
+pub(crate) struct CacheInFile {
+    pub(crate) model: String,
+    pub(crate) file: String,
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) cont: Vec<u32>,
+    pub(crate) atol: f64,
 }
 
 #[derive(Deserialize)]

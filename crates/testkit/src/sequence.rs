@@ -19,6 +19,11 @@ impl<'a> Sequence<'a> {
         Ok(Sequence { model, state: model.state(options)? })
     }
 
+    /// A sequence that has come so far.
+    pub fn with(model: &'a dyn LanguageModel, state: State) -> Self {
+        Sequence { model, state }
+    }
+
     /// Reads tokens; returns the last hidden states `[T, dim]`.
     pub fn hidden(&mut self, tokens: &[u32]) -> Tensor {
         self.model.forward(&mut [Span { tokens, state: &mut self.state }])

@@ -135,7 +135,12 @@ fn quantized_operations() {
 
 #[test]
 fn caches() {
-    kinds(&[Kind::KvCache, Kind::KvCacheDirect], &[]);
+    kinds(&[Kind::KvCache, Kind::KvCacheDirect, Kind::PromptCacheFile], &[]);
+}
+
+#[test]
+fn adapters() {
+    kinds(&[Kind::Adapter, Kind::AdapterPeft], &[]);
 }
 
 #[test]
@@ -156,7 +161,7 @@ fn tokenizers_and_templates() {
 #[test]
 fn what_cannot_be_done_yet_says_so() {
     let Some(set) = shared() else { return };
-    for kind in [Kind::Adapter, Kind::Training, Kind::Speculative, Kind::PromptCacheFile] {
+    for kind in [Kind::Training, Kind::Speculative] {
         let case = set.cases.iter().find(|case| case.kind == kind).unwrap();
         assert!(matches!(&run(case)[..], [Row { outcome: Outcome::NotRun(_), .. }]), "{kind}");
     }

@@ -1,9 +1,11 @@
 //! The commands, one file each.
 
 pub mod bench;
+pub mod cache_prompt;
 pub mod chat;
 pub mod completions;
 pub mod families;
+pub mod fuse;
 pub mod run;
 pub mod show;
 pub mod version;

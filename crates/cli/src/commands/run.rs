@@ -1,6 +1,8 @@
 //! `mlxengine run`: one answer.
 
-use mlxengine::{FinishReason, GenerateParams, InferenceEngine, LlmEngine, Message, Prompt, Stats, Step, TokenStream};
+use mlxengine::{
+    FinishReason, GenerateParams, InferenceEngine, LlmEngine, Message, Prompt, RenderOptions, Stats, Step, TokenStream,
+};
 use serde_json::{Map, Value, json};
 
 use crate::App;
@@ -29,7 +31,7 @@ pub fn run(arguments: &RunArguments, app: &App) -> Result<()> {
     params.logprobs = arguments.logprobs;
     engine.configuration().validate(&params)?;
     let mut bar = app.printer.bar("reading the prompt", "tokens");
-    let stream = engine.stream(prompt(text, arguments), &params)?.with_progress(move |done, all| bar.update(done, all));
+    let stream = start(&engine, text, arguments, &params)?.with_progress(move |done, all| bar.update(done, all));
     let _guard = app.interrupts.guard(stream.cancel_token());
     let (finish, stats) = if arguments.json {
         print_json(stream, arguments, &engine, &params, app)?
@@ -47,6 +49,40 @@ pub fn run(arguments: &RunArguments, app: &App) -> Result<()> {
         app.printer.note(&answer::describe(&stats));
     }
     if finish == FinishReason::Cancelled { Err(Stop::Interrupted) } else { Ok(()) }
+}
+
+/// Starts the answer, after what the prompt cache has read if there is one.
+fn start(
+    engine: &InferenceEngine,
+    text: String,
+    arguments: &RunArguments,
+    params: &GenerateParams,
+) -> Result<TokenStream> {
+    let Some(file) = &arguments.prompt_cache_file else { return Ok(engine.stream(prompt(text, arguments), params)?) };
+    let sequence = engine.load_sequence(file, params.adapter.as_deref())?;
+    let rest = match prompt(text, arguments) {
+        Prompt::Chat { messages, options } => rest_of_turn(engine, &messages, &options)?,
+        Prompt::Text(text) => text,
+        Prompt::Tokens(_) => unreachable!("a prompt is typed"),
+    };
+    let mut tokens = sequence.tokens().to_vec();
+    tokens.extend(engine.model()?.tokenizer.encode(&rest, false)?);
+    Ok(engine.continue_from(Some(sequence), Prompt::Tokens(tokens), params)?)
+}
+
+/// What a template writes from the beginning of the last message on: what comes before it, the cache has read.
+fn rest_of_turn(engine: &InferenceEngine, messages: &[Message], options: &RenderOptions) -> Result<String> {
+    const MARK: &str = "<mlxengine:query>";
+    let model = engine.model()?;
+    let mut marked = messages.to_vec();
+    marked.pop();
+    marked.push(Message::user(MARK));
+    let (whole, marked) = (model.render(messages, options)?, model.render(&marked, options)?);
+    let start = marked.find(MARK).and_then(|at| whole.get(at..));
+    let start = start.ok_or_else(|| {
+        invalid("the chat template writes messages so that none can go on from a cache").with_remedy("use --raw")
+    })?;
+    Ok(start.to_owned())
 }
 
 /// The arguments, then what is piped in, an empty line between.

@@ -1,5 +1,6 @@
 //! Transcripts of the built program, as its users see it.
 
+mod adapters;
 mod bench;
 mod common;
 mod errors;

@@ -49,6 +49,9 @@ pub struct GenerateParams {
     pub stop: Vec<String>,
     /// Go on past the model's end tokens.
     pub ignore_eos: bool,
+    /// Name of a loaded adapter under which the answer is computed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
 }
 
 impl Default for GenerateParams {
@@ -73,6 +76,7 @@ impl Default for GenerateParams {
             logprobs: None,
             stop: Vec::new(),
             ignore_eos: false,
+            adapter: None,
         }
     }
 }

@@ -19,6 +19,11 @@ pub(super) struct Bound {
 }
 
 impl Bound {
+    /// Whether it is of these sizes.
+    pub(super) fn is(self, size: usize, keep: usize) -> bool {
+        (self.size, self.keep) == (size, keep)
+    }
+
     /// The narrower of a layer's window and the most that the options allow.
     pub(super) fn of(window: Option<usize>, options: &CacheOptions) -> Option<Bound> {
         match (window, options.max_tokens) {
@@ -87,6 +92,23 @@ const STEP: usize = 256;
 impl KvCache {
     pub(super) fn new(shape: KvShape, dtype: Dtype, bound: Option<Bound>, format: Option<QuantFormat>) -> Self {
         Self { shape, bound, dtype, format, keys: Tensors::new(), values: Tensors::new(), start: 0, end: 0 }
+    }
+
+    /// One that holds these rows, keys and values.
+    pub(super) fn holding(mut self, [keys, values]: [Tensors; 2]) -> Self {
+        self.end = keys[0].shape()[0];
+        let (dtype, format) = (self.dtype, self.format);
+        let kept = |rows: Tensors| match format {
+            None => rows.into_iter().map(|rows| rows.cast(dtype)).collect(),
+            Some(_) => rows,
+        };
+        (self.keys, self.values) = (kept(keys), kept(values));
+        self
+    }
+
+    /// Most positions that a query sees, and how many of the first are never forgotten.
+    pub(super) fn bound(&self) -> Option<(usize, usize)> {
+        self.bound.map(|bound| (bound.size, bound.keep))
     }
 
     pub(super) fn bytes(&self) -> usize {

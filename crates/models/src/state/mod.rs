@@ -4,6 +4,7 @@
 //! any position. What a recurrence carries cannot be undone: a state goes back to where it was marked.
 
 mod kv;
+mod saved;
 
 use std::collections::VecDeque;
 
@@ -12,6 +13,7 @@ use smallvec::SmallVec;
 
 use crate::{Error, ErrorKind, Result};
 pub(crate) use kv::{KvCache, View};
+pub use saved::CacheFile;
 
 /// How the caches of a sequence are kept.
 #[derive(Clone, Debug, Default, PartialEq)]

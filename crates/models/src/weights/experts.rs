@@ -46,7 +46,8 @@ impl Scope<'_> {
             let stacks = ["switch_mlp", "experts"].map(|part| self.at(part).at(name));
             let w = stacks.iter().find(|w| w.has("weight")).unwrap_or(&stacks[0]);
             let bias = if bias { Some(w.floats("bias", &[count, outputs])?) } else { None };
-            return Ok(ExpertLinear { weight: w.weight(&shape)?, bias, precision });
+            let delta = self.expert_delta(name, shape)?;
+            return Ok(ExpertLinear { weight: w.weight(&shape)?, bias, precision, delta });
         }
         let parts: Vec<Weight> = one_by_one.clone().map(|w| w.weight(&[outputs, inputs])).collect::<Result<_>>()?;
         let weight = stack(&parts).ok_or_else(|| {
@@ -59,7 +60,7 @@ impl Scope<'_> {
             }
         }
         let bias = bias.then(|| Tensor::concat(biases, 0));
-        Ok(ExpertLinear { weight, bias, precision })
+        Ok(ExpertLinear { weight, bias, precision, delta: self.expert_delta(name, shape)? })
     }
 
     /// A layer of all experts in one tensor that is no module of its own.
@@ -76,7 +77,7 @@ impl Scope<'_> {
             Weight::Dense(if columns { tensor.permute(&[0, 2, 1]) } else { tensor })
         };
         let bias = if bias { Some(self.floats(&format!("{name}_bias"), &[count, outputs])?) } else { None };
-        Ok(ExpertLinear { weight, bias, precision: self.weights.precision })
+        Ok(ExpertLinear { weight, bias, precision: self.weights.precision, delta: None })
     }
 
     /// MXFP4 as Hugging Face stores it: bytes `[experts, outputs, groups, 16]` and scales `[experts, outputs, groups]`.

@@ -52,6 +52,13 @@ pub const COMMANDS: &[Command] = &[
         does: "go on with a conversation that was saved",
         run: files::load,
     },
+    Command {
+        name: "adapter",
+        others: &[],
+        takes: "[NAME]",
+        does: "list the loaded adapters, or answer under one; `-` answers without",
+        run: adapter,
+    },
     Command { name: "clear", others: &[], takes: "", does: "forget the turns; the instructions stay", run: clear },
     Command {
         name: "regenerate",
@@ -125,6 +132,31 @@ fn system(chat: &mut Chat<'_>, text: &str) -> Result<Next> {
         "-" => chat.session.set_system(None),
         text => chat.session.set_system(Some(text)),
     }
+    Ok(Next::Stay)
+}
+
+fn adapter(chat: &mut Chat<'_>, name: &str) -> Result<Next> {
+    let (names, mut params) = (chat.session.engine().adapters()?, chat.session.params());
+    if name.is_empty() {
+        let shown = |name: &String| {
+            let mark = if params.adapter.as_ref() == Some(name) { "*" } else { " " };
+            format!("{mark} {name}")
+        };
+        let lines: Vec<String> = names.iter().map(shown).collect();
+        chat.app.printer.line(&if lines.is_empty() {
+            "(no adapter is loaded: --adapter does)".to_owned()
+        } else {
+            lines.join("\n")
+        })?;
+        return Ok(Next::Stay);
+    }
+    params.adapter = if name == "-" { None } else { Some(name.to_owned()) };
+    if let Some(name) = params.adapter.as_ref().filter(|name| !names.contains(name)) {
+        return Err(invalid(format!("there is no adapter {name}"))
+            .with_remedy("/adapter lists those that are loaded")
+            .into());
+    }
+    chat.session.set_params(params)?;
     Ok(Next::Stay)
 }
 
