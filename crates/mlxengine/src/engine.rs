@@ -45,6 +45,15 @@ impl Prompt {
     pub fn text(text: impl Into<String>) -> Self {
         Prompt::Text(text.into())
     }
+
+    /// Its tokens.
+    pub(crate) fn encode(self, model: &LoadedModel) -> Result<Vec<u32>> {
+        match self {
+            Prompt::Chat { messages, options } => model.encode_chat(&messages, &options),
+            Prompt::Text(text) => model.tokenizer.encode(&text, true),
+            Prompt::Tokens(tokens) => Ok(tokens),
+        }
+    }
 }
 
 /// How far a load has come.
@@ -117,12 +126,12 @@ pub trait LlmEngine: Send + Sync {
 #[derive(Clone)]
 pub struct InferenceEngine {
     inner: Arc<Inner>,
+    pub(crate) options: GenerateOptions,
 }
 
 struct Inner {
     configuration: ModelConfiguration,
     features: Features,
-    options: GenerateOptions,
     model: RwLock<Option<Arc<LoadedModel>>>,
 }
 
@@ -163,12 +172,15 @@ impl InferenceEngine {
             LoadedModel::load(&checkpoint, options.precision, |done, total| progress(LoadProgress { done, total }))?;
         // Refuses cache options that this model cannot have, now and not at the first answer.
         Sequence::new(&*loaded.network, &options.generate.cache)?;
+        if let Some(draft) = &options.generate.draft {
+            draft.check(&loaded)?;
+        }
         let context = fit(&loaded, options)?;
         let configuration = ModelConfiguration::new(model, &checkpoint, &loaded)?;
         let features = features(&loaded);
-        let generate = GenerateOptions { context, ..options.generate.clone() };
+        let options = GenerateOptions { context, ..options.generate.clone() };
         let model = RwLock::new(Some(Arc::new(loaded)));
-        Ok(Self { inner: Arc::new(Inner { configuration, features, options: generate, model }) })
+        Ok(Self { inner: Arc::new(Inner { configuration, features, model }), options })
     }
 
     /// The model itself: its tokenizer, its template, its network.
@@ -188,12 +200,12 @@ impl InferenceEngine {
     /// # Errors
     /// If the model was unloaded.
     pub fn memory_plan(&self, context: usize) -> Result<MemoryPlan> {
-        Ok(plan(&*self.model()?, context, &self.inner.options.cache))
+        Ok(plan(&*self.model()?, context, &self.options.cache))
     }
 
     /// Longest sequence, prompt and answer together, if there is a limit.
     pub fn context(&self) -> Option<usize> {
-        self.inner.options.context.into_iter().chain(self.inner.configuration.context_length).min()
+        self.options.context.into_iter().chain(self.inner.configuration.context_length).min()
     }
 
     /// Starts an answer that continues what `sequence` has read, as far as the prompt agrees with it.
@@ -207,12 +219,8 @@ impl InferenceEngine {
         params: &GenerateParams,
     ) -> Result<TokenStream> {
         let model = self.model()?;
-        let tokens = match prompt {
-            Prompt::Chat { messages, options } => model.encode_chat(&messages, &options)?,
-            Prompt::Text(text) => model.tokenizer.encode(&text, true)?,
-            Prompt::Tokens(tokens) => tokens,
-        };
-        let generation = Generation::new(model, sequence, tokens, params, &self.inner.options)?;
+        let tokens = prompt.encode(&model)?;
+        let generation = Generation::new(model, sequence, tokens, params, &self.options)?;
         Ok(TokenStream { generation })
     }
 }
@@ -327,7 +335,13 @@ impl Iterator for TokenStream {
 }
 
 fn features(model: &LoadedModel) -> Features {
-    let mut features = vec![Feature::TextGeneration, Feature::Streaming, Feature::Logprobs, Feature::PrefixReuse];
+    let mut features = vec![
+        Feature::TextGeneration,
+        Feature::Streaming,
+        Feature::Logprobs,
+        Feature::PrefixReuse,
+        Feature::SpeculativeDecoding,
+    ];
     if !model.templates.is_empty() {
         features.push(Feature::Chat);
     }

@@ -11,12 +11,14 @@ mod cache;
 mod golden;
 mod language;
 mod manifest;
+mod many;
 mod measure;
 mod quant;
 mod samplers;
 mod sequence;
 mod set;
 mod sheet;
+mod speculative;
 mod templates;
 mod text;
 mod tokenizers;
@@ -46,7 +48,7 @@ pub fn run(case: &Case) -> Vec<Row> {
         Kind::Adapter | Kind::AdapterPeft => Err(Stop::not_run("adapters are not applied yet")),
         Kind::PromptCacheFile => Err(Stop::not_run("prompt cache files are not read yet")),
         Kind::Training => Err(Stop::not_run("models are not trained yet")),
-        Kind::Speculative => Err(Stop::not_run("drafts by a second model are not verified yet")),
+        Kind::Speculative => speculative::check(case, sheet),
         Kind::Unknown => Err(Stop::not_run("a kind of case that is not known")),
     });
     sheet.into_rows()

@@ -3,7 +3,9 @@
 pub mod bench;
 pub mod chat;
 pub mod completions;
+pub mod evaluate;
 pub mod families;
+pub mod generate;
 pub mod run;
 pub mod show;
 pub mod version;

@@ -3,6 +3,7 @@
 mod bench;
 mod common;
 mod errors;
+mod many;
 #[cfg(unix)]
 mod pipes;
 mod run;
