@@ -43,7 +43,7 @@ impl InferenceEngine {
             BatchOptions { cache_bytes: Some(options.cache_bytes.unwrap_or_else(|| self.cache_room())), ..options };
         let encoder = model.clone();
         let requests =
-            prompts.into_iter().map(move |(prompt, params)| Ok(Request { prompt: prompt.encode(&encoder)?, params }));
+            prompts.into_iter().map(move |(prompt, params)| Ok(Request::new(prompt.encode(&encoder)?, params)));
         Batch::new(model, requests, &self.options, limits)
     }
 

@@ -4,8 +4,9 @@
 use std::sync::LazyLock;
 
 use mlxengine::{
-    Batch, BatchEvent, BatchOptions, CancelToken, ChatSession, ErrorKind, Example, FinishReason, GenerateParams,
-    InferenceEngine, LlmEngine, LoadOptions, PerplexityOptions, Precision, Prompt, Question,
+    Batch, BatchEvent, BatchOptions, CacheOptions, CancelToken, ChatSession, ErrorKind, Example, FinishReason,
+    GenerateOptions, GenerateParams, InferenceEngine, KvQuantization, LlmEngine, LoadOptions, PerplexityOptions,
+    Precision, Prompt, Question,
 };
 
 static DEMO: LazyLock<InferenceEngine> = LazyLock::new(|| {
@@ -103,6 +104,22 @@ fn drafts_change_no_answer() {
                 assert!(speculation.accepted <= speculation.drafted && want.stats.speculation.is_none());
             }
         }
+    }
+}
+
+#[test]
+fn caches_that_forget_or_round_see_the_same_with_drafts() {
+    let quantize = |start| Some(KvQuantization { bits: 8, group: 32, start });
+    for (max_tokens, quantize) in [(Some(24), None), (None, quantize(Some(20))), (Some(30), quantize(None))] {
+        let cache = CacheOptions { max_tokens, quantize };
+        let generate = GenerateOptions { cache, ..GenerateOptions::default() };
+        let options = LoadOptions { generate, precision: Precision::Exact, ..LoadOptions::default() };
+        let plain = InferenceEngine::load_with("demo", &options, |_| {}).unwrap();
+        let drafted = [plain.with_draft_model(&DEMO, 4).unwrap(), plain.with_prompt_lookup(1, 4).unwrap()];
+        let params = GenerateParams::default().with_max_tokens(60).with_ignore_eos(true);
+        let say = |engine: &InferenceEngine| engine.generate(Prompt::chat(QUESTIONS[1]), &params).unwrap().tokens;
+        let want = say(&plain);
+        assert!(drafted.iter().all(|engine| say(engine) == want), "{max_tokens:?} {quantize:?}");
     }
 }
 

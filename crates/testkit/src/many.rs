@@ -13,25 +13,26 @@ use crate::{Measure, Stop};
 pub(crate) fn same(model: &Arc<LoadedModel>, prompts: &[&[u32]]) -> Result<Measure, Stop> {
     let options = GenerateOptions { prefill_chunk: 16, ..GenerateOptions::default() };
     let plain = GenerateParams::default().with_ignore_eos(true).with_logprobs(2);
-    let requests: Vec<Request> = (0..2 * prompts.len())
+    let requests: Vec<(Vec<u32>, GenerateParams)> = (0..2 * prompts.len())
         .map(|i| {
             let params = plain.clone().with_max_tokens(3 + 5 * (i % 3)).with_repetition_penalty(1.1);
             let params = if i % 2 == 0 { params } else { params.with_temperature(1.2).with_seed(i as u64) };
-            Request { prompt: prompts[i % prompts.len()].to_vec(), params }
+            (prompts[i % prompts.len()].to_vec(), params)
         })
         .collect();
     let mut want = Vec::new();
-    for Request { prompt, params } in &requests {
+    for (prompt, params) in &requests {
         let answer = Generation::new(Arc::clone(model), None, prompt.clone(), params, &options)?;
         want.push(answer.collect::<Result<Vec<Step>, _>>()?);
     }
-    let longest = requests.iter().map(|r| r.prompt.len()).max().unwrap_or(0);
+    let longest = requests.iter().map(|(prompt, _)| prompt.len()).max().unwrap_or(0);
     let memory = model.cache_bytes(longest + 300, &options.cache) as u64;
     let mut measures = Vec::new();
     for cache_bytes in [None, Some(memory)] {
         let limits = BatchOptions { sequences: 3, cache_bytes };
-        let batch = Batch::new(Arc::clone(model), requests.clone().into_iter().map(Ok), &options, limits)?;
-        let mut got: Vec<Vec<Step>> = vec![Vec::new(); requests.len()];
+        let requests = requests.clone().into_iter().map(|(prompt, params)| Ok(Request::new(prompt, params)));
+        let batch = Batch::new(Arc::clone(model), requests, &options, limits)?;
+        let mut got: Vec<Vec<Step>> = vec![Vec::new(); want.len()];
         for (index, event) in batch {
             match event {
                 BatchEvent::Step(step) => got[index].push(step),

@@ -12,16 +12,34 @@ use super::answer::Answer;
 use super::{CancelToken, FinishReason, GenerateOptions, Stats, Step};
 use crate::error::{EngineError, ErrorKind, Result};
 use crate::model::LoadedModel;
-use crate::sample::GenerateParams;
+use crate::sample::{GenerateParams, LogitsProcessor};
 use crate::sequence::{Sequence, read_together};
 
 /// One of many prompts.
-#[derive(Clone, Debug)]
 pub struct Request {
-    /// The prompt's tokens.
-    pub prompt: Vec<u32>,
-    /// How this one is sampled, and where it ends.
-    pub params: GenerateParams,
+    prompt: Vec<u32>,
+    params: GenerateParams,
+    processors: Vec<Box<dyn LogitsProcessor>>,
+}
+
+impl Request {
+    /// A prompt of tokens, and how its answer is sampled and where it ends.
+    pub fn new(prompt: Vec<u32>, params: GenerateParams) -> Self {
+        Self { prompt, params, processors: Vec::new() }
+    }
+
+    /// Adds a change to the logits of this answer alone, run after the penalties. It sees each position once, even where an
+    /// answer had to wait for memory.
+    #[must_use]
+    pub fn with_processor(mut self, processor: impl LogitsProcessor + 'static) -> Self {
+        self.processors.push(Box::new(processor));
+        self
+    }
+
+    fn answer(self, model: &LoadedModel, context: Option<usize>) -> Result<Answer> {
+        let answer = Answer::new(model, self.prompt, &self.params, context)?;
+        Ok(self.processors.into_iter().fold(answer, Answer::with_processor))
+    }
 }
 
 /// How many answers are given at once.
@@ -180,7 +198,7 @@ impl Batch {
             let request = self.requests.next()?;
             let index = self.taken;
             self.taken += 1;
-            let answer = request.and_then(|r| Answer::new(&self.model, r.prompt, &r.params, self.options.context));
+            let answer = request.and_then(|request| request.answer(&self.model, self.options.context));
             match answer {
                 Ok(mut answer) => {
                     answer.start();
