@@ -8,14 +8,20 @@ use mlxengine_engine::{
 
 use crate::{Measure, Stop};
 
-/// Answers to prompts of several lengths, at most three at once and in too little memory, each with its own parameters, in the
+/// Most tokens of an answer.
+const MOST: usize = 10;
+
+/// Answers to prompts of several lengths, at most two at once and in too little memory, each with its own parameters, in the
 /// exact precision.
 pub(crate) fn same(model: &Arc<LoadedModel>, prompts: &[&[u32]]) -> Result<Measure, Stop> {
     let options = GenerateOptions { prefill_chunk: 16, ..GenerateOptions::default() };
+    // Contexts of cases may be shorter than their longest prompt.
+    let fits = |prompt: &&[u32]| model.context().is_none_or(|context| prompt.len() + MOST <= context);
+    let prompts: Vec<&[u32]> = prompts.iter().copied().filter(fits).collect();
     let plain = GenerateParams::default().with_ignore_eos(true).with_logprobs(2);
-    let requests: Vec<(Vec<u32>, GenerateParams)> = (0..2 * prompts.len())
+    let requests: Vec<(Vec<u32>, GenerateParams)> = (0..prompts.len() + 1)
         .map(|i| {
-            let params = plain.clone().with_max_tokens(3 + 5 * (i % 3)).with_repetition_penalty(1.1);
+            let params = plain.clone().with_max_tokens(MOST - 4 * (i % 3)).with_repetition_penalty(1.1);
             let params = if i % 2 == 0 { params } else { params.with_temperature(1.2).with_seed(i as u64) };
             (prompts[i % prompts.len()].to_vec(), params)
         })
@@ -29,7 +35,7 @@ pub(crate) fn same(model: &Arc<LoadedModel>, prompts: &[&[u32]]) -> Result<Measu
     let memory = model.cache_bytes(longest + 300, &options.cache) as u64;
     let mut measures = Vec::new();
     for cache_bytes in [None, Some(memory)] {
-        let limits = BatchOptions { sequences: 3, cache_bytes };
+        let limits = BatchOptions { sequences: 2, cache_bytes };
         let requests = requests.clone().into_iter().map(|(prompt, params)| Ok(Request::new(prompt, params)));
         let batch = Batch::new(Arc::clone(model), requests, &options, limits)?;
         let mut got: Vec<Vec<Step>> = vec![Vec::new(); want.len()];

@@ -76,7 +76,7 @@ pub(crate) fn same(model: &Arc<LoadedModel>, prompt: &[u32]) -> Result<Measure, 
     let sources = [DraftSource::PromptLookup(1), DraftSource::Model(Arc::clone(model))];
     let mut measures = Vec::new();
     for params in [GenerateParams::default(), GenerateParams::default().with_temperature(1.5).with_seed(7)] {
-        let params = params.with_max_tokens(20).with_ignore_eos(true).with_repetition_penalty(1.1);
+        let params = params.with_max_tokens(12).with_ignore_eos(true).with_repetition_penalty(1.1);
         let bits = |steps: &[Step]| -> Vec<u32> { steps.iter().flat_map(|s| [s.token, s.logprob.to_bits()]).collect() };
         let (want, _) = steps(model, prompt, &params, None)?;
         for source in &sources {
