@@ -51,8 +51,10 @@ def endings():
         sys.modules.setdefault(name, types.ModuleType(name))
     sys.modules.setdefault("lm_eval.api.model", base)
     sys.modules.setdefault("lm_eval.api.registry", registry)
-    from mlx_lm.evaluate import MLXLM
+    from mlx_lm.evaluate import MLXLM, chat_template_fn
 
+    # mlx-lm lets models think unless it is told; the engine tells a template nothing.
+    MLXLM.apply_chat_template = chat_template_fn(enable_thinking=False)
     return MLXLM
 
 
@@ -96,7 +98,9 @@ def right(model, tokenizer, chats):
     """How many of the last answers are right to the letter."""
     count = 0
     for chat in chats:
-        prompt = tokenizer.apply_chat_template(chat["messages"][:-1], add_generation_prompt=True, return_dict=False)
+        prompt = tokenizer.apply_chat_template(
+            chat["messages"][:-1], add_generation_prompt=True, return_dict=False, enable_thinking=False
+        )
         answer = []
         for token, _ in generate_step(mx.array(prompt), model, max_tokens=120):
             if token in tokenizer.eos_token_ids:
@@ -129,13 +133,14 @@ def main():
         "questions": likelihoods(scorer, QUESTIONS, True) + likelihoods(scorer, TEXTS, False),
         "chats": {"every": EVERY, "count": len(exact), "right": {"bf16": right(model, tokenizer, exact)}},
     }
+    write = lambda: arguments.output.write_text(json.dumps(recorded, indent=1, ensure_ascii=False) + "\n")
+    write()
     for mode, bits, group in MODES:
         quantized, tokenizer = load(str(path))
         nn.quantize(quantized, group_size=group, bits=bits, mode=mode)
         name = f"affine{bits}" if mode == "affine" else mode
         recorded["chats"]["right"][name] = right(as_f32(quantized), tokenizer, exact)
-        print(name, recorded["chats"]["right"][name], "of", len(exact), flush=True)
-    arguments.output.write_text(json.dumps(recorded, indent=1, ensure_ascii=False) + "\n")
+        write()
 
 
 if __name__ == "__main__":
