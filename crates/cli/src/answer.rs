@@ -1,6 +1,6 @@
 //! Printing an answer as it comes, and saying how it went.
 
-use mlxengine::{FinishReason, GenerateParams, InferenceEngine, Stats, Step};
+use mlxengine::{FinishReason, GenerateParams, InferenceEngine, Speculation, Stats, Step};
 
 use crate::failure::Result;
 use crate::printer::Printer;
@@ -42,8 +42,9 @@ pub fn describe(stats: &Stats) -> String {
     if stats.generated_tokens == 0 {
         return format!("{} prompt tokens · stopped before the first token", stats.prompt_tokens);
     }
+    let drafts = stats.speculation.as_ref().map(drafts).unwrap_or_default();
     format!(
-        "{} prompt tokens ({} cached + {} read) · first token after {:.0} ms · {} tokens at {:.1} tokens/s",
+        "{} prompt tokens ({} cached + {} read) · first token after {:.0} ms · {} tokens at {:.1} tokens/s{drafts}",
         stats.prompt_tokens,
         stats.cached_tokens,
         stats.prompt_tokens - stats.cached_tokens,
@@ -51,6 +52,18 @@ pub fn describe(stats: &Stats) -> String {
         stats.generated_tokens,
         stats.decode_speed(),
     )
+}
+
+/// What drafts were worth, to be added to a line.
+fn drafts(speculation: &Speculation) -> String {
+    let Speculation { drafted, accepted, .. } = speculation;
+    let (share, each) = (100.0 * speculation.acceptance(), speculation.tokens_per_pass());
+    let mut text =
+        format!(" · {accepted} of {drafted} drafted tokens accepted ({share:.0} %), {each:.2} tokens a pass");
+    if let Some(factor) = speculation.speed_up() {
+        text += &format!(", by its plain steps {factor:.2} times as fast as without");
+    }
+    text
 }
 
 #[cfg(test)]
@@ -66,9 +79,21 @@ mod tests {
             generated_tokens: 11,
             time_to_first_token: Duration::from_millis(20),
             decode_time: Duration::from_millis(100),
+            speculation: None,
         };
         let want = "30 prompt tokens (20 cached + 10 read) · first token after 20 ms · 11 tokens at 100.0 tokens/s";
         assert_eq!(describe(&stats), want);
+        let speculation = Speculation {
+            drafted: 9,
+            accepted: 6,
+            passes: 3,
+            time: Duration::from_millis(60),
+            plain_passes: 2,
+            plain_time: Duration::from_millis(40),
+        };
+        let said = describe(&Stats { speculation: Some(speculation), ..stats });
+        let end = " · 6 of 9 drafted tokens accepted (67 %), 2.20 tokens a pass, by its plain steps 2.20 times as fast as without";
+        assert_eq!(said, format!("{want}{end}"));
         let early = Stats { generated_tokens: 0, ..stats };
         assert_eq!(describe(&early), "30 prompt tokens · stopped before the first token");
     }

@@ -33,7 +33,7 @@ pub struct Arguments {
 pub enum Command {
     /// Talk with a model
     Chat(ChatArguments),
-    /// Answer once
+    /// Answer once, or every line of a file
     #[command(visible_alias = "generate")]
     Run(RunArguments),
     /// Read a prompt once, and keep what was computed in a file
@@ -46,6 +46,10 @@ pub enum Command {
     Families(FamiliesArguments),
     /// Measure how fast a model reads and writes here
     Bench(BenchArguments),
+    /// Measure how surprised a model is by a text
+    Perplexity(PerplexityArguments),
+    /// Let a model choose among endings, and count how often it is right
+    Evaluate(EvaluateArguments),
     /// Print the completions for a shell
     Completions {
         /// The shell
@@ -122,6 +126,19 @@ pub struct RunArguments {
     /// Continue the prompt as plain text, without the chat template
     #[arg(long, conflicts_with_all = ["system", "chat_template_arg", "chat_template_config"], help_heading = "Prompt")]
     pub raw: bool,
+
+    /// Answer every line of a file, {"prompt": …} or {"messages": […]}, with an id and sampling parameters if wanted
+    #[arg(long, value_name = "FILE", requires = "output", help_heading = "Many prompts")]
+    #[arg(conflicts_with_all = ["prompt", "json", "draft_model", "prompt_lookup"])]
+    pub prompts: Option<PathBuf>,
+
+    /// Add the answers to this file, a line each as they are done; rows that it has are left out
+    #[arg(long, value_name = "FILE", requires = "prompts", help_heading = "Many prompts")]
+    pub output: Option<PathBuf>,
+
+    /// Most answers at once [default: 8]
+    #[arg(long, value_name = "N", requires = "prompts", value_parser = parsers::positive, help_heading = "Many prompts")]
+    pub batch_size: Option<usize>,
 
     /// What chat and run share.
     #[command(flatten)]
@@ -246,6 +263,68 @@ pub struct BenchArguments {
     pub load: LoadArguments,
 }
 
+/// `mlxengine perplexity`. Options and their meaning are those of mlx-lm's, but texts are read in their order.
+#[derive(Args)]
+pub struct PerplexityArguments {
+    /// A directory, mlx://org/name, or demo
+    pub model: String,
+
+    /// Examples, one a line: {"text": …}, {"messages": […]}, or {"prompt": …, "completion": …}
+    #[arg(long, visible_alias = "data-path", value_name = "FILE", required_unless_present = "text")]
+    pub data: Option<PathBuf>,
+
+    /// One plain text
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    pub text: Option<PathBuf>,
+
+    /// Tokens of a sample
+    #[arg(long, value_name = "N", default_value = "512", value_parser = parsers::positive)]
+    pub sequence_length: usize,
+
+    /// Most samples; -1 for all
+    #[arg(long, value_name = "N", default_value = "256", value_parser = parsers::samples, allow_negative_numbers = true)]
+    pub num_samples: i64,
+
+    /// Samples that are read together
+    #[arg(long, value_name = "N", default_value = "8", value_parser = parsers::positive)]
+    pub batch_size: usize,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+
+    /// How the model is loaded.
+    #[command(flatten)]
+    pub load: LoadArguments,
+}
+
+/// `mlxengine evaluate`.
+#[derive(Args)]
+pub struct EvaluateArguments {
+    /// A directory, mlx://org/name, or demo
+    pub model: String,
+
+    /// Questions, one a line: {"context": …, "choices": […], "answer": INDEX}
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+
+    /// Whether a context is what a person says in a chat [default: if the model has a template]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub apply_chat_template: Option<bool>,
+
+    /// Only the first questions
+    #[arg(long, value_name = "N", value_parser = parsers::positive)]
+    pub limit: Option<usize>,
+
+    /// Print one JSON object, with every likelihood
+    #[arg(long)]
+    pub json: bool,
+
+    /// How the model is loaded.
+    #[command(flatten)]
+    pub load: LoadArguments,
+}
+
 /// Where the sampling parameters come from that no flag sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Defaults {
@@ -273,6 +352,10 @@ pub struct GenerationArguments {
     /// How tokens are chosen.
     #[command(flatten)]
     pub sampling: SamplingArguments,
+
+    /// Who drafts.
+    #[command(flatten)]
+    pub draft: DraftArguments,
 
     /// How the model is loaded.
     #[command(flatten)]
@@ -362,6 +445,24 @@ pub struct SamplingArguments {
     /// Go on past the model's end of turn
     #[arg(long)]
     pub ignore_eos: bool,
+}
+
+/// Who drafts. Drafts change no answer.
+#[derive(Args, Clone, Default)]
+#[command(next_help_heading = "Memory and speed")]
+pub struct DraftArguments {
+    /// Let a smaller model of the same vocabulary propose tokens, which the model verifies several at a time
+    #[arg(long, value_name = "MODEL", conflicts_with = "prompt_lookup")]
+    pub draft_model: Option<String>,
+
+    /// Propose what followed the last few tokens, N at most, where they occurred before [default: 3]
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "3")]
+    #[arg(value_parser = parsers::positive)]
+    pub prompt_lookup: Option<usize>,
+
+    /// Tokens that are proposed at a time [default: 3]
+    #[arg(long, value_name = "N", value_parser = parsers::positive)]
+    pub num_draft_tokens: Option<usize>,
 }
 
 /// How exactly a model computes.

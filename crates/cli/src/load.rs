@@ -1,9 +1,9 @@
 //! Loading a model, with a bar if it takes a while.
 
-use mlxengine::{EngineError, ErrorKind, Feature, GenerateParams, InferenceEngine, LlmEngine, LoadOptions};
+use mlxengine::{Draft, EngineError, ErrorKind, Feature, GenerateParams, InferenceEngine, LlmEngine, LoadOptions};
 
 use crate::App;
-use crate::arguments::{Defaults, GenerationArguments};
+use crate::arguments::{Defaults, DraftArguments, GenerationArguments};
 use crate::failure::Result;
 use crate::settings;
 
@@ -44,5 +44,32 @@ pub fn load_to_answer(
             idle.join(", ")
         ));
     }
-    Ok((engine, params))
+    Ok((drafted(engine, arguments, app)?, params))
+}
+
+/// The same model with the drafts that were asked for.
+fn drafted(engine: InferenceEngine, arguments: &GenerationArguments, app: &App) -> Result<InferenceEngine> {
+    let DraftArguments { draft_model, prompt_lookup, num_draft_tokens } = &arguments.draft;
+    let tokens = num_draft_tokens.unwrap_or(Draft::TOKENS);
+    let options = app.settings.load_options(&arguments.load);
+    let engine = match (draft_model, prompt_lookup) {
+        (Some(model), _) => {
+            let draft = load(model, &LoadOptions { context: None, ..options.clone() }, app)?;
+            engine.with_draft_model(&draft, tokens)?
+        }
+        (None, Some(longest)) => engine.with_prompt_lookup(*longest, tokens)?,
+        (None, None) if num_draft_tokens.is_some() => {
+            let error =
+                EngineError::new(ErrorKind::InvalidParameter, "--num-draft-tokens is given, and nothing drafts");
+            return Err(error.with_remedy("add --draft-model or --prompt-lookup").into());
+        }
+        (None, None) => return Ok(engine),
+    };
+    let most = options.precision.rows_as_alone() - 1;
+    if tokens > most {
+        app.printer.note(&format!(
+            "--num-draft-tokens: {most} at a time, for more would be computed in another order than one alone; with --precision exact there is no such limit"
+        ));
+    }
+    Ok(engine)
 }

@@ -13,6 +13,7 @@ mod load;
 mod nearest;
 mod parsers;
 mod printer;
+mod rows;
 mod settings;
 
 use std::process::ExitCode;
@@ -72,6 +73,8 @@ fn run(arguments: Arguments, printer: Printer, started: Instant) -> Result<()> {
         Some(Command::Show(arguments)) => commands::show::run(&arguments, &app),
         Some(Command::Families(arguments)) => commands::families::run(&arguments, &app),
         Some(Command::Bench(arguments)) => commands::bench::run(&arguments, &app),
+        Some(Command::Perplexity(arguments)) => commands::evaluate::perplexity(&arguments, &app),
+        Some(Command::Evaluate(arguments)) => commands::evaluate::evaluate(&arguments, &app),
         Some(Command::Completions { shell }) => commands::completions::run(shell, &app.printer),
         None if input::is_terminal() && app.printer.is_terminal() => {
             commands::chat::run(&ChatArguments::default(), &app)

@@ -14,6 +14,12 @@ pub fn count(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| "must be whole numbers, as in 512 or 0,4096".to_owned())
 }
 
+/// A number of samples, or -1 for all.
+pub fn samples(text: &str) -> Result<i64, String> {
+    let number = text.parse().ok().filter(|n| *n == -1 || *n >= 1);
+    number.ok_or_else(|| "must be a whole number of 1 or more, or -1 for all".to_owned())
+}
+
 /// Two whole numbers of which one is not 0.
 pub fn pair(text: &str) -> Result<(usize, usize), String> {
     let parsed = text.split_once(',').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
@@ -118,6 +124,7 @@ mod tests {
         }
         assert!(positive("1").is_ok() && positive("0").is_err() && positive("-1").is_err());
         assert!(count("0").is_ok() && count("-1").is_err() && count("g").is_err());
+        assert!(samples("-1").is_ok() && samples("0").is_err() && samples("-2").is_err());
         assert!(threads("9999").is_err() && cache_size("4").is_err() && cache_size("5").is_ok());
         assert!(finite("-2").is_ok() && finite("NaN").is_err());
         assert!(probability("1").is_ok() && probability("1.01").is_err());

@@ -126,6 +126,11 @@ pub struct Bar {
 const PATIENCE: Duration = Duration::from_millis(300);
 
 impl Bar {
+    /// Whether a person would see it.
+    pub fn is_visible(&self) -> bool {
+        self.visible
+    }
+
     /// Shows that `done` of `total` are done.
     pub fn update(&mut self, done: usize, total: usize) {
         if !self.visible {
@@ -165,9 +170,10 @@ impl Drop for Bar {
 }
 
 /// `1024/4096 tokens, 410/s, 7 s left`.
-fn rate(done: usize, total: usize, unit: &str, speed: f64) -> String {
+pub fn rate(done: usize, total: usize, unit: &str, speed: f64) -> String {
+    let digits = if speed < 9.95 { 1 } else { 0 };
     if speed > 0.0 {
-        format!("{done}/{total} {unit}, {speed:.0}/s, {:.0} s left", ((total - done) as f64 / speed).ceil())
+        format!("{done}/{total} {unit}, {speed:.digits$}/s, {:.0} s left", ((total - done) as f64 / speed).ceil())
     } else {
         format!("{done}/{total} {unit}")
     }
@@ -185,6 +191,7 @@ mod tests {
     #[test]
     fn rates_read_well() {
         assert_eq!(rate(1024, 4096, "tokens", 410.0), "1024/4096 tokens, 410/s, 8 s left");
+        assert_eq!(rate(2, 10, "prompts", 0.4), "2/10 prompts, 0.4/s, 20 s left");
         assert_eq!(rate(0, 10, "layers", 0.0), "0/10 layers");
     }
 }

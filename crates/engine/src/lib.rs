@@ -4,12 +4,14 @@
 //! - [`text`]: tokenizer, streaming detokenizers, stop strings and chat templates.
 //! - [`sample`]: generation parameters, penalties, filters and the random draw.
 //! - [`model`]: weights, tokenizer and template of a checkpoint, together.
-//! - [`generate`]: the loop from a prompt to an answer; [`sequence`]: what has been read, reused.
+//! - [`generate`]: from a prompt to an answer, with drafts, and many at once; [`sequence`]: what has been read, reused.
+//! - [`evaluate`]: how likely texts are to a model.
 //! - [`error`]: the one error type, with a kind, a sentence and a remedy.
 //!
 //! Nothing here reads the environment, the network or standard input, and nothing prints.
 
 pub mod error;
+pub mod evaluate;
 pub mod generate;
 pub mod message;
 pub mod model;
@@ -18,7 +20,10 @@ pub mod sequence;
 pub mod text;
 
 pub use error::{EngineError, ErrorKind, Result};
-pub use generate::{CancelToken, FinishReason, GenerateOptions, Generation, Stats, Step};
+pub use generate::{
+    Batch, BatchEvent, BatchOptions, CancelToken, Draft, DraftSource, FinishReason, Finished, GenerateOptions,
+    Generation, Request, Speculation, Stats, Step,
+};
 pub use message::{Content, ContentPart, Function, ImageUrl, Message, Role, ToolCall};
 pub use model::{Adapted, LoadedModel};
 pub use sample::{GenerateParams, LogitsProcessor, Sampled, Sampler};

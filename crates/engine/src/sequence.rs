@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use mlxengine_models::{CacheFile, CacheOptions, LanguageModel, State};
+use mlxengine_models::{CacheFile, CacheOptions, LanguageModel, Span, State};
+use mlxengine_tensor::Tensor;
 
 use crate::error::{EngineError, ErrorKind, Result};
+use crate::generate::Drafter;
 use crate::model::LoadedModel;
 
 /// What a file of ours says beside the caches: the tokens, and which model has read them.
@@ -22,6 +24,28 @@ pub struct Sequence {
     adapter: Option<Arc<str>>,
     /// Positions before the tokens, of which only the state is known.
     unknown: usize,
+    /// What a draft model has read of the same, for the next answer.
+    drafter: Option<Box<Drafter>>,
+}
+
+/// Tokens that are being read on trial.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attempt {
+    /// Positions before it.
+    start: usize,
+    /// Whether the position before it was marked for another reason.
+    marked: bool,
+}
+
+/// Reads tokens of several sequences in one pass; returns their last hidden states, one sequence after another.
+pub(crate) fn read_together(network: &dyn LanguageModel, reads: &mut [(&mut Sequence, &[u32])]) -> Tensor {
+    let mut spans: Vec<Span<'_>> =
+        reads.iter_mut().map(|(sequence, tokens)| Span { tokens, state: &mut sequence.state }).collect();
+    let hidden = network.forward(&mut spans);
+    for (sequence, tokens) in reads {
+        sequence.tokens.extend_from_slice(tokens);
+    }
+    hidden
 }
 
 impl Sequence {
@@ -30,7 +54,17 @@ impl Sequence {
     /// # Errors
     /// If the options do not fit the model.
     pub fn new(network: &dyn LanguageModel, options: &CacheOptions) -> Result<Self> {
-        Ok(Self { tokens: Vec::new(), state: network.state(options)?, adapter: None, unknown: 0 })
+        Ok(Self { tokens: Vec::new(), state: network.state(options)?, adapter: None, unknown: 0, drafter: None })
+    }
+
+    /// Keeps what a draft model has read of these tokens.
+    pub(crate) fn keep_drafter(&mut self, drafter: Option<Drafter>) {
+        self.drafter = drafter.map(Box::new);
+    }
+
+    /// Hands out what [`Sequence::keep_drafter`] was given.
+    pub(crate) fn take_drafter(&mut self) -> Option<Drafter> {
+        self.drafter.take().map(|drafter| *drafter)
     }
 
     /// A sequence that has read nothing, to be read under an adapter.
@@ -87,7 +121,7 @@ impl Sequence {
     }
 
     /// Reads tokens; returns the logits of the last one.
-    pub fn read(&mut self, network: &dyn LanguageModel, tokens: &[u32]) -> mlxengine_tensor::Tensor {
+    pub fn read(&mut self, network: &dyn LanguageModel, tokens: &[u32]) -> Tensor {
         let hidden = self.advance(network, tokens);
         let rows = hidden.shape()[0];
         network.logits(&hidden.slice(0, rows - 1, 1))
@@ -98,8 +132,39 @@ impl Sequence {
         self.advance(network, tokens);
     }
 
-    fn advance(&mut self, network: &dyn LanguageModel, tokens: &[u32]) -> mlxengine_tensor::Tensor {
-        let hidden = network.forward(&mut [mlxengine_models::Span { tokens, state: &mut self.state }]);
+    /// Reads tokens of which the last ones may have to be forgotten; returns the logits of each. [`Sequence::settle`] says how
+    /// many stay.
+    pub(crate) fn attempt(&mut self, network: &dyn LanguageModel, tokens: &[u32]) -> (Attempt, Tensor) {
+        let attempt = Attempt { start: self.state.offset(), marked: self.state.is_marked() };
+        self.state.mark();
+        let hidden = self.advance(network, tokens);
+        (attempt, network.logits(&hidden))
+    }
+
+    /// Ends an attempt: its first `keep` tokens stay read, and the others never were.
+    pub(crate) fn settle(&mut self, network: &dyn LanguageModel, attempt: Attempt, keep: usize) {
+        let Attempt { start, marked } = attempt;
+        let kept = start + keep - self.unknown;
+        if self.state.offset() > start + keep && !self.state.truncate(start + keep) {
+            // What a recurrence carries cannot be cut: back to the mark, and what stays is read again.
+            let back = self.state.rewind(start) - self.unknown;
+            let again = self.tokens[back..kept].to_vec();
+            self.tokens.truncate(back);
+            self.advance(network, &again);
+        }
+        self.tokens.truncate(kept);
+        if !marked {
+            self.state.unmark(start);
+        }
+    }
+
+    /// Most tokens that one pass may read so that each has the logits which it has if each has a pass of its own.
+    pub(crate) fn rows_as_alone(&self, network: &dyn LanguageModel) -> usize {
+        network.rows_as_alone(self.state.offset()).min(self.state.rows_as_alone())
+    }
+
+    fn advance(&mut self, network: &dyn LanguageModel, tokens: &[u32]) -> Tensor {
+        let hidden = network.forward(&mut [Span { tokens, state: &mut self.state }]);
         self.tokens.extend_from_slice(tokens);
         hidden
     }
@@ -144,6 +209,6 @@ impl Sequence {
             return Err(refuse("lists more or fewer tokens than it has read"));
         }
         let unknown = if tokens.is_some() { 0 } else { state.offset() };
-        Ok(Self { tokens: tokens.unwrap_or_default(), state, adapter: adapter.map(Arc::from), unknown })
+        Ok(Self { tokens: tokens.unwrap_or_default(), state, adapter: adapter.map(Arc::from), unknown, drafter: None })
     }
 }

@@ -89,6 +89,16 @@ pub enum Precision {
     Fast,
 }
 
+impl Precision {
+    /// Most input rows whose products have the very bits that each row has alone.
+    pub fn rows_as_alone(self) -> usize {
+        match self {
+            Precision::Exact => usize::MAX,
+            Precision::Fast => crate::matmul::FEW_ROWS,
+        }
+    }
+}
+
 /// The elements of a [`Matrix`].
 #[derive(Clone, Copy, Debug)]
 pub enum Elements<'a> {

@@ -46,6 +46,15 @@ impl Prompt {
     pub fn text(text: impl Into<String>) -> Self {
         Prompt::Text(text.into())
     }
+
+    /// Its tokens.
+    pub(crate) fn encode(self, model: &LoadedModel) -> Result<Vec<u32>> {
+        match self {
+            Prompt::Chat { messages, options } => model.encode_chat(&messages, &options),
+            Prompt::Text(text) => model.tokenizer.encode(&text, true),
+            Prompt::Tokens(tokens) => Ok(tokens),
+        }
+    }
 }
 
 /// How far a load has come.
@@ -122,12 +131,12 @@ pub trait LlmEngine: Send + Sync {
 #[derive(Clone)]
 pub struct InferenceEngine {
     inner: Arc<Inner>,
+    pub(crate) options: GenerateOptions,
 }
 
 struct Inner {
     configuration: ModelConfiguration,
     features: Features,
-    options: GenerateOptions,
     model: RwLock<Option<Arc<LoadedModel>>>,
 }
 
@@ -171,12 +180,15 @@ impl InferenceEngine {
         }
         // Refuses cache options that this model cannot have, now and not at the first answer.
         Sequence::new(&*loaded.network, &options.generate.cache)?;
+        if let Some(draft) = &options.generate.draft {
+            draft.check(&loaded)?;
+        }
         let context = fit(&loaded, options)?;
         let configuration = ModelConfiguration::new(model, &checkpoint, &loaded)?;
         let features = features(&loaded);
-        let generate = GenerateOptions { context, ..options.generate.clone() };
+        let options = GenerateOptions { context, ..options.generate.clone() };
         let model = RwLock::new(Some(Arc::new(loaded)));
-        Ok(Self { inner: Arc::new(Inner { configuration, features, options: generate, model }) })
+        Ok(Self { inner: Arc::new(Inner { configuration, features, model }), options })
     }
 
     /// The model itself: its tokenizer, its template, its network.
@@ -196,12 +208,12 @@ impl InferenceEngine {
     /// # Errors
     /// If the model was unloaded.
     pub fn memory_plan(&self, context: usize) -> Result<MemoryPlan> {
-        Ok(plan(&*self.model()?, context, &self.inner.options.cache))
+        Ok(plan(&*self.model()?, context, &self.options.cache))
     }
 
     /// Longest sequence, prompt and answer together, if there is a limit.
     pub fn context(&self) -> Option<usize> {
-        self.inner.options.context.into_iter().chain(self.inner.configuration.context_length).min()
+        self.options.context.into_iter().chain(self.inner.configuration.context_length).min()
     }
 
     /// Names of the adapters that answers may be computed under.
@@ -217,7 +229,7 @@ impl InferenceEngine {
     /// # Errors
     /// If the file is damaged, or was written for another model or adapter, as far as it says so or its sizes show it.
     pub fn load_sequence(&self, file: &Path, adapter: Option<&str>) -> Result<Sequence> {
-        Sequence::load(&*self.model()?, adapter, file, &self.inner.options.cache)
+        Sequence::load(&*self.model()?, adapter, file, &self.options.cache)
     }
 
     /// Writes what a sequence has read to a prompt cache, which mlx-lm reads too.
@@ -239,8 +251,8 @@ impl InferenceEngine {
         mut progress: impl FnMut(usize, usize) -> bool,
     ) -> Result<Sequence> {
         let model = self.model()?;
-        let tokens = encode(&model, prompt)?;
-        let mut sequence = Sequence::under(&model, adapter, &self.inner.options.cache)?;
+        let tokens = prompt.encode(&model)?;
+        let mut sequence = Sequence::under(&model, adapter, &self.options.cache)?;
         let network = model.under(adapter)?;
         if let Some(most) = self.context().filter(|most| tokens.len() > *most) {
             let message = format!("the prompt has {} tokens, and at most {most} fit", tokens.len());
@@ -248,7 +260,7 @@ impl InferenceEngine {
         }
         // The last token alone, as answers begin.
         let (before, last) = tokens.split_at(tokens.len().saturating_sub(1));
-        for piece in before.chunks(self.inner.options.prefill_chunk.max(1)).chain([last]).filter(|p| !p.is_empty()) {
+        for piece in before.chunks(self.options.prefill_chunk.max(1)).chain([last]).filter(|p| !p.is_empty()) {
             if !progress(sequence.tokens().len(), tokens.len()) {
                 return Err(EngineError::new(ErrorKind::Cancelled, "the reading of the prompt was stopped"));
             }
@@ -269,17 +281,9 @@ impl InferenceEngine {
         params: &GenerateParams,
     ) -> Result<TokenStream> {
         let model = self.model()?;
-        let tokens = encode(&model, prompt)?;
-        let generation = Generation::new(model, sequence, tokens, params, &self.inner.options)?;
+        let tokens = prompt.encode(&model)?;
+        let generation = Generation::new(model, sequence, tokens, params, &self.options)?;
         Ok(TokenStream { generation })
-    }
-}
-
-fn encode(model: &LoadedModel, prompt: Prompt) -> Result<Vec<u32>> {
-    match prompt {
-        Prompt::Chat { messages, options } => model.encode_chat(&messages, &options),
-        Prompt::Text(text) => model.tokenizer.encode(&text, true),
-        Prompt::Tokens(tokens) => Ok(tokens),
     }
 }
 
@@ -393,7 +397,13 @@ impl Iterator for TokenStream {
 }
 
 fn features(model: &LoadedModel) -> Features {
-    let mut features = vec![Feature::TextGeneration, Feature::Streaming, Feature::Logprobs, Feature::PrefixReuse];
+    let mut features = vec![
+        Feature::TextGeneration,
+        Feature::Streaming,
+        Feature::Logprobs,
+        Feature::PrefixReuse,
+        Feature::SpeculativeDecoding,
+    ];
     if !model.templates.is_empty() {
         features.push(Feature::Chat);
     }

@@ -24,6 +24,7 @@
 //! - [`mod@bench`] measures a model's speed on this machine.
 //! - Every failure is an [`EngineError`]: a kind, one sentence, a remedy.
 
+mod batch;
 pub mod bench;
 mod card;
 mod configuration;
@@ -31,6 +32,7 @@ mod configuration;
 mod demo;
 pub mod device;
 mod engine;
+mod evaluate;
 mod features;
 mod fuse;
 pub mod memory;
@@ -42,11 +44,14 @@ mod transcript;
 
 pub use configuration::{EndTokenInfo, MemoryPlan, ModelConfiguration, ModelKind, StorageShare};
 pub use engine::{Generated, InferenceEngine, LlmEngine, LoadOptions, LoadProgress, Prompt, TokenStream};
+pub use evaluate::{Choice, Example, PerplexityOptions, Question};
 pub use features::{Feature, Features};
 pub use fuse::{Agreement, FuseOptions, FuseReport, fuse};
+pub use mlxengine_engine::evaluate::{Likelihood, Perplexity};
 pub use mlxengine_engine::{
-    CancelToken, Content, ContentPart, EngineError, ErrorKind, FinishReason, Function, GenerateOptions, GenerateParams,
-    LogitsProcessor, Message, RenderOptions, Result, Role, Sequence, Stats, Step, ToolCall,
+    Batch, BatchEvent, BatchOptions, CancelToken, Content, ContentPart, Draft, DraftSource, EngineError, ErrorKind,
+    FinishReason, Finished, Function, GenerateOptions, GenerateParams, LogitsProcessor, Message, RenderOptions, Result,
+    Role, Sequence, Speculation, Stats, Step, ToolCall,
 };
 pub use mlxengine_models::families::{FAMILIES, Family};
 pub use mlxengine_models::{CacheOptions, KvQuantization, Loss, Precision};

@@ -38,6 +38,10 @@ pub trait LanguageModel: Send + Sync {
     /// What a sequence keeps, one entry for each thing that a mixer asked for.
     fn slots(&self) -> &[SlotSpec];
 
+    /// Most tokens after `offset` ones that one pass may read so that every row has the bits which it has if each token is
+    /// read by a pass of its own; at least 1.
+    fn rows_as_alone(&self, offset: usize) -> usize;
+
     /// Bytes that the caches of one sequence of `length` positions need; the most there can be, where a checkpoint claims a
     /// context beyond all bounds.
     fn cache_bytes(&self, length: usize, options: &CacheOptions) -> usize {
@@ -244,6 +248,10 @@ impl LanguageModel for Decoder {
 
     fn record(&self) -> &Record {
         &self.record
+    }
+
+    fn rows_as_alone(&self, offset: usize) -> usize {
+        self.ends.rows_as_alone(&self.plan, offset)
     }
 
     fn slots(&self) -> &[SlotSpec] {

@@ -8,7 +8,7 @@ use crate::decoder::Span;
 use crate::linear::{Embedding, Linear};
 use crate::mixer::{Pass, Plan};
 use crate::norm::Norm;
-use crate::rope::Tables;
+use crate::rope::{Rotation, Tables};
 use crate::spec::{Decoder, Head};
 use crate::weights::Weights;
 
@@ -54,6 +54,12 @@ impl Ends {
     /// The norm after the last layer.
     pub(crate) fn norm(&self, x: &Tensor) -> Tensor {
         self.norm.forward(x)
+    }
+
+    /// See [`crate::LanguageModel::rows_as_alone`].
+    pub(crate) fn rows_as_alone(&self, plan: &Plan, offset: usize) -> usize {
+        let left = plan.rotations.iter().filter_map(Rotation::steady).map(|length| length.saturating_sub(offset));
+        left.chain([self.embedding.precision.rows_as_alone()]).min().unwrap_or(usize::MAX).max(1)
     }
 
     /// Logits `[N, vocab]` of hidden states `[N, dim]`.

@@ -60,6 +60,14 @@ impl Rotation {
         (fill(f32::cos), fill(f32::sin))
     }
 
+    /// Length of a sequence beyond which all angles of a pass change with its end.
+    pub(crate) fn steady(&self) -> Option<usize> {
+        match self.spec.scaling {
+            RopeScaling::Dynamic { context, .. } => Some(context),
+            _ => None,
+        }
+    }
+
     /// The frequencies for a sequence of `length`, where they depend on it.
     fn grown(&self, length: usize) -> Option<Vec<f32>> {
         let RopeScaling::Dynamic { factor, context } = self.spec.scaling else { return None };

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use mlxengine_engine::evaluate::{self, Perplexity};
 use mlxengine_models::{
     CacheOptions, Checkpoint, KvQuantization, LanguageModel, Precision, Span, State, decoder, families,
 };
@@ -9,9 +10,9 @@ use mlxengine_tensor::Tensor;
 
 use crate::golden::{Golden, last_rows};
 use crate::manifest::{self, Greedy, Language, Tolerance};
-use crate::sequence::{Sequence, Step, generate, log_sum_exp};
+use crate::sequence::{Sequence, Step, generate};
 use crate::sheet::Sheet;
-use crate::{Case, Measure, Stop, cache, text};
+use crate::{Case, Measure, Stop, cache, many, speculative, text};
 
 /// Prompt tokens that are read at once where nothing else is said.
 const PREFILL: usize = 2048;
@@ -62,6 +63,16 @@ pub(crate) fn check(case: &Case, sheet: &mut Sheet<'_>) -> Result<(), Stop> {
     sheet.check("batch", || batch(model, &prompts));
     for (name, ids) in &manifest.prompts {
         sheet.check(format!("{name}.rewind"), || rewind(model, ids, manifest.tolerance));
+    }
+    for precision in [Precision::Exact, Precision::Fast] {
+        let model = speculative::load(&dir, precision)?;
+        for (name, ids) in &manifest.prompts {
+            sheet.check(format!("{name}.several {precision:?}"), || several(&*model.network, ids));
+        }
+        sheet.check(format!("drafts {precision:?}"), || speculative::same(&model, prompts[0]));
+        if precision == Precision::Exact {
+            sheet.check("answers at once", || many::same(&model, &prompts));
+        }
     }
     sheet.check("small caches", || small_caches(model, &prompts));
     for (name, ids) in &manifest.prompts {
@@ -169,6 +180,25 @@ fn rewind(model: &dyn LanguageModel, ids: &[u32], tolerance: Tolerance) -> Resul
     Measure::close(last_rows(&got, after.len()), want.f32s(), [tolerance.f32_atol, tolerance.f32_rtol])
 }
 
+/// The tokens after half a prompt, a few in each pass, as drafts are verified: the very bits of one in each pass.
+fn several(model: &dyn LanguageModel, ids: &[u32]) -> Result<Measure, Stop> {
+    let (before, after) = ids.split_at(ids.len() / 2);
+    let mut sequence = Sequence::new(model, &CacheOptions::default())?;
+    sequence.hidden(before);
+    let want = sequence.clone().feed_pieces(after.chunks(1));
+    let ways = [2, 3, 4, 5, 8].map(|rows| {
+        let (mut sequence, mut left, mut got) = (sequence.clone(), after, Vec::new());
+        while !left.is_empty() {
+            let rows = rows.min(left.len()).min(model.rows_as_alone(sequence.state.offset()));
+            let piece;
+            (piece, left) = left.split_at(rows);
+            got.extend(bits(&sequence.feed(piece)));
+        }
+        (format!("passes of {rows}"), Measure::exact(&got, &bits(&want)))
+    });
+    Measure::worst(ways)
+}
+
 /// Prompts in pieces through caches that forget, and through caches of fewer bits where the model's sizes allow them: finite
 /// logits, since nothing is recorded.
 fn small_caches(model: &dyn LanguageModel, prompts: &[&[u32]]) -> Result<Measure, Stop> {
@@ -200,21 +230,13 @@ pub(crate) fn perplexity(case: &Case, sheet: &mut Sheet<'_>) -> Result<(), Stop>
     let model = load(&case.root.join(&manifest.base))?;
     let width = golden.raw("tokens")?.shape().last();
     let tokens = golden.u32("tokens")?;
-    let mut losses: Vec<f32> = Vec::new();
-    for row in tokens.chunks_exact(width) {
-        let logits = Sequence::new(model.as_ref(), &CacheOptions::default())?.feed(&row[..width - 1]);
-        let rows = logits.f32s().chunks_exact(logits.shape().last());
-        losses.extend(
-            rows.zip(&row[1..]).map(|(row, target)| (log_sum_exp(row) - f64::from(row[*target as usize])) as f32),
-        );
-    }
+    let rows: Vec<&[u32]> = tokens.chunks_exact(width).collect();
+    let losses = evaluate::losses(model.as_ref(), &rows)?;
     sheet.check("token_losses", || {
         Measure::close(&losses, golden.f32("token_losses")?.f32s(), [manifest.tolerance.token_losses_abs, 0.0])
     });
-    let count = losses.len() as f64;
-    let mean = losses.iter().map(|x| f64::from(*x)).sum::<f64>() / count;
-    let variance = losses.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / (count - 1.0);
-    let found = [mean.exp(), mean.exp() * (variance / count).sqrt()];
+    let found = Perplexity::of(&losses);
+    let found = [found.perplexity, found.standard_error];
     let pairs = [("perplexity", manifest.perplexity), ("standard_error", manifest.standard_error)];
     for ((name, want), got) in pairs.into_iter().zip(found) {
         sheet.check(name, || Measure::close(&[got as f32], &[want as f32], [0.0, manifest.tolerance.perplexity_rel]));

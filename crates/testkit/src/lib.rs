@@ -12,12 +12,14 @@ mod cache;
 mod golden;
 mod language;
 mod manifest;
+mod many;
 mod measure;
 mod quant;
 mod samplers;
 mod sequence;
 mod set;
 mod sheet;
+mod speculative;
 mod templates;
 mod text;
 mod tokenizers;
@@ -47,7 +49,7 @@ pub fn run(case: &Case) -> Vec<Row> {
         Kind::Adapter | Kind::AdapterPeft => adapters::check(case, sheet),
         Kind::PromptCacheFile => cache::file(case, sheet),
         Kind::Training => Err(Stop::not_run("models are not trained yet")),
-        Kind::Speculative => Err(Stop::not_run("drafts by a second model are not verified yet")),
+        Kind::Speculative => speculative::check(case, sheet),
         Kind::Unknown => Err(Stop::not_run("a kind of case that is not known")),
     });
     sheet.into_rows()

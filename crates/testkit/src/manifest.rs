@@ -63,6 +63,28 @@ pub(crate) struct Adapted {
     pub(crate) tolerance: Tolerance,
 }
 
+/// Of generation with drafts.
+#[derive(Deserialize)]
+pub(crate) struct Speculative {
+    pub(crate) target: String,
+    pub(crate) draft: String,
+    pub(crate) cases: Vec<SpeculativeCase>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct SpeculativeCase {
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) greedy: Greedy,
+    pub(crate) runs: Vec<SpeculativeRun>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct SpeculativeRun {
+    pub(crate) num_draft_tokens: usize,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) accepted: usize,
+}
+
 /// Of generation with unusual caches.
 #[derive(Deserialize)]
 pub(crate) struct Caches {

@@ -4,6 +4,7 @@ use mlxengine_models::{CacheOptions, LanguageModel, Result, Span, State};
 use mlxengine_tensor::Tensor;
 
 /// A sequence being fed to a model.
+#[derive(Clone)]
 pub struct Sequence<'a> {
     model: &'a dyn LanguageModel,
     /// What it has seen.

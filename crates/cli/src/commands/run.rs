@@ -1,14 +1,15 @@
 //! `mlxengine run`: one answer.
 
 use mlxengine::{
-    FinishReason, GenerateParams, InferenceEngine, LlmEngine, Message, Prompt, RenderOptions, Stats, Step, TokenStream,
+    FinishReason, GenerateParams, InferenceEngine, LlmEngine, Message, Prompt, RenderOptions, Speculation, Stats, Step,
+    TokenStream,
 };
 use serde_json::{Map, Value, json};
 
 use crate::App;
 use crate::answer;
 use crate::arguments::{ChatArguments, Defaults, RunArguments};
-use crate::commands::chat;
+use crate::commands::{chat, generate};
 use crate::failure::{Result, Stop, invalid};
 use crate::input;
 use crate::load::{load_to_answer, require_template};
@@ -16,6 +17,9 @@ use crate::settings::render_options;
 
 /// Answers once; without a prompt on a terminal, chats.
 pub fn run(arguments: &RunArguments, app: &App) -> Result<()> {
+    if let (Some(prompts), Some(output)) = (&arguments.prompts, &arguments.output) {
+        return generate::run(prompts, output, arguments, app);
+    }
     let Some(text) = prompt_text(&arguments.prompt)? else {
         if arguments.json || arguments.raw || !input::is_terminal() || !app.printer.is_terminal() {
             let remedy = "write it after the model's name, or pipe it in";
@@ -126,6 +130,9 @@ fn print_json(
     object.insert("completion_tokens".into(), json!(stats.generated_tokens));
     object.insert("time_to_first_token_ms".into(), json!(rounded(stats.time_to_first_token.as_secs_f64() * 1000.0)));
     object.insert("tokens_per_second".into(), json!(rounded(stats.decode_speed())));
+    if let Some(speculation) = &stats.speculation {
+        object.insert("draft".into(), draft(speculation));
+    }
     if params.temperature > 0.0 {
         object.insert("seed".into(), json!(stream.seed()));
     }
@@ -138,8 +145,18 @@ fn print_json(
     Ok((finish, stats))
 }
 
+/// What drafts were worth.
+fn draft(speculation: &Speculation) -> Value {
+    json!({
+        "drafted_tokens": speculation.drafted,
+        "accepted_tokens": speculation.accepted,
+        "tokens_per_pass": rounded(speculation.tokens_per_pass()),
+        "estimated_speed_up": speculation.speed_up().map(rounded),
+    })
+}
+
 /// A token with its likeliest alternatives.
-fn token(step: &Step, engine: &InferenceEngine) -> Result<Value> {
+pub(super) fn token(step: &Step, engine: &InferenceEngine) -> Result<Value> {
     let model = engine.model()?;
     let one = |id: u32, logprob: f32| -> Result<Map<String, Value>> {
         let text = model.tokenizer.decode(&[id], false)?;
@@ -152,7 +169,7 @@ fn token(step: &Step, engine: &InferenceEngine) -> Result<Value> {
     Ok(Value::from(object))
 }
 
-fn rounded(number: f64) -> f64 {
+pub(super) fn rounded(number: f64) -> f64 {
     (number * 100.0).round() / 100.0
 }
 

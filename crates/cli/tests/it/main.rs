@@ -4,6 +4,7 @@ mod adapters;
 mod bench;
 mod common;
 mod errors;
+mod many;
 #[cfg(unix)]
 mod pipes;
 mod run;

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{mlxengine, said};
+use crate::common::{Folder, mlxengine, said};
 
 /// An answer that goes on until the context is full.
 const LONG: [&str; 4] = ["run", "demo", "Tell me a story.", "--ignore-eos"];
@@ -61,4 +61,27 @@ fn an_interrupt_while_nothing_is_generated_leaves() {
     drop(held);
     assert_eq!(text, "[exit 130]\n");
     assert!(begin.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn an_interrupt_keeps_the_answers_that_are_whole() {
+    let folder = Folder::new();
+    let [prompts, output] = ["in.jsonl", "out.jsonl"].map(|name| folder.path(name));
+    let short = "{\"prompt\": \"Hi!\", \"max_tokens\": 1}\n";
+    let long = "{\"prompt\": \"Tell me a story.\", \"ignore_eos\": true}\n";
+    std::fs::write(&prompts, format!("{short}{long}{long}")).unwrap();
+    let [prompts, output] = [prompts.to_str().unwrap(), output.to_str().unwrap()];
+    let arguments =
+        ["generate", "demo", "--prompts", prompts, "--output", output, "--isa", "portable", "--threads", "1"];
+    let child = mlxengine(&arguments).spawn().unwrap();
+    let written = || std::fs::read_to_string(output).unwrap_or_default();
+    let begin = Instant::now();
+    while written().is_empty() && begin.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    interrupt(&child);
+    let said = said(child);
+    assert!(said.starts_with("! 1 of 3 rows answered · 2 left: the same command goes on"), "{said}");
+    assert!(said.ends_with("! interrupted\n[exit 130]\n"), "{said}");
+    assert!(written().ends_with("}\n") && written().lines().count() == 1);
 }

@@ -56,7 +56,7 @@ pub(super) fn block_sum_exp(block: &[f32], max: f32, scale: f32) -> f32 {
 }
 
 /// `ln Σ e^v`, or -inf if nothing is finite.
-pub(super) fn log_sum_exp(values: &[f32]) -> f32 {
+pub(crate) fn log_sum_exp(values: &[f32]) -> f32 {
     let max = max(values);
     if max == f32::NEG_INFINITY {
         return max;
@@ -72,7 +72,7 @@ pub(super) fn sanitize(values: &mut [f32]) {
 }
 
 /// The index of the first largest entry.
-pub(super) fn argmax(values: &[f32]) -> usize {
+pub(crate) fn argmax(values: &[f32]) -> usize {
     let max = max(values);
     values.iter().position(|v| *v == max).unwrap_or(0)
 }

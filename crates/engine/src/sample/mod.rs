@@ -10,5 +10,6 @@ pub mod penalties;
 pub mod philox;
 mod sampler;
 
+pub(crate) use math::{argmax, log_sum_exp};
 pub use params::GenerateParams;
 pub use sampler::{LogitsProcessor, Sampled, Sampler};

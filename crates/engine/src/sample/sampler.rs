@@ -19,9 +19,18 @@ pub struct Sampled {
 }
 
 /// A change to the logits of one's own, such as a grammar or a watermark. Closures will do.
+///
+/// It is asked once for each position, in their order, with the tokens that were really chosen before: drafts, batches and
+/// answers that wait change nothing of that. What it keeps may therefore move on with the last token of the history.
 pub trait LogitsProcessor: Send {
     /// Changes `logits` given the tokens so far; -inf forbids a token.
     fn process(&mut self, history: &[u32], logits: &mut [f32]);
+}
+
+impl LogitsProcessor for Box<dyn LogitsProcessor> {
+    fn process(&mut self, history: &[u32], logits: &mut [f32]) {
+        (**self).process(history, logits);
+    }
 }
 
 impl<F: FnMut(&[u32], &mut [f32]) + Send> LogitsProcessor for F {

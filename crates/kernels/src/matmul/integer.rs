@@ -18,7 +18,7 @@ mod rows;
 
 use self::codes::Form;
 use self::input::{Input, Order};
-use super::{Gather, Job, Out, Tile, Unit, Work, rows_of, sort_by_expert};
+use super::{FEW_ROWS, Gather, Job, Out, Tile, Unit, Work, rows_of, sort_by_expert};
 use crate::codec::View;
 #[cfg(test)]
 use crate::dots::Stand;
@@ -30,8 +30,6 @@ use crate::{Cpu, Isa, scratch};
 const MIN_TASK: usize = 1 << 18;
 /// Tasks for each thread, so that a late one is made up for.
 const TASKS: usize = 4;
-/// Input rows of a unit, on average, up to which codes are read as they lie.
-const FEW_ROWS: usize = 4;
 /// Most input rows of a unit: their sums stay in the second cache.
 const UNIT_ROWS: usize = 512;
 /// Most matrices that share an input in one region.

@@ -31,6 +31,7 @@ const MOST_ROWS: usize = 512;
 const CACHED: usize = 1 << 20;
 /// Fewest input rows that are worth the decoding and a tile's rows.
 const LEAST_ROWS: usize = 16;
+const _: () = assert!(LEAST_ROWS > super::FEW_ROWS, "few rows are computed as one is");
 
 /// A unit that multiplies tiles: each variant holds a token that exists only if the processor has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -156,6 +156,10 @@ impl LanguageModel for Model {
         &self.record
     }
 
+    fn rows_as_alone(&self, offset: usize) -> usize {
+        self.ends.rows_as_alone(&self.plan, offset)
+    }
+
     fn slots(&self) -> &[SlotSpec] {
         &self.plan.slots
     }

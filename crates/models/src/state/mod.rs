@@ -134,6 +134,8 @@ pub struct State {
     slots: Vec<Slot>,
     offset: usize,
     quantize: Option<KvQuantization>,
+    /// Most positions that a layer remembers.
+    max_tokens: Option<usize>,
     /// Oldest first; of a state without recurrent slots always empty.
     marks: VecDeque<Mark>,
 }
@@ -152,7 +154,8 @@ impl State {
             )));
         }
         let slots = slots.iter().map(|spec| spec.slot(options)).collect::<Result<_>>()?;
-        Ok(Self { slots, offset: 0, quantize: options.quantize, marks: VecDeque::new() })
+        let CacheOptions { max_tokens, quantize } = *options;
+        Ok(Self { slots, offset: 0, quantize, max_tokens, marks: VecDeque::new() })
     }
 
     /// Positions seen so far.
@@ -216,7 +219,7 @@ impl State {
     /// Makes this position one to which [`State::truncate`] can go back even with recurrent layers. Cheap; only the last
     /// [`State::MARKS`] count.
     pub fn mark(&mut self) {
-        if !self.is_recurrent() || self.marks.back().is_some_and(|mark| mark.offset == self.offset) {
+        if !self.is_recurrent() || self.is_marked() {
             return;
         }
         if self.marks.len() == Self::MARKS {
@@ -224,6 +227,25 @@ impl State {
         }
         let mark = Mark { offset: self.offset, carried: self.carried().map(|carried| carried.clone()).collect() };
         self.marks.push_back(mark);
+    }
+
+    /// Forgets the mark of a position, if there is one.
+    pub fn unmark(&mut self, offset: usize) {
+        self.marks.retain(|mark| mark.offset != offset);
+    }
+
+    /// Whether this position is marked.
+    pub fn is_marked(&self) -> bool {
+        self.marks.back().is_some_and(|mark| mark.offset == self.offset)
+    }
+
+    /// Most positions that one pass may add so that each sees what it sees if each has a pass of its own; at least 1.
+    pub fn rows_as_alone(&self) -> usize {
+        let bound = self.max_tokens.map(|max| max.saturating_sub(self.offset));
+        // From the position on at which caches are quantized everything sees fewer bits.
+        let start = self.quantize.and_then(|q| q.start).filter(|start| *start > self.offset);
+        let start = start.map(|start| start - self.offset - 1);
+        bound.into_iter().chain(start).min().unwrap_or(usize::MAX).max(1)
     }
 
     /// Forgets everything after the first `length` positions. `false`, and nothing changes, if a layer has forgotten
