@@ -9,6 +9,7 @@
 //!
 //! Nothing here reads the environment, the network or standard input, and nothing prints.
 
+pub mod answer;
 pub mod error;
 pub mod generate;
 pub mod message;
@@ -17,6 +18,7 @@ pub mod sample;
 pub mod sequence;
 pub mod text;
 
+pub use answer::{AnswerFormat, AnswerParser, Piece, ToolFormat, Tools};
 pub use error::{EngineError, ErrorKind, Result};
 pub use generate::{CancelToken, FinishReason, GenerateOptions, Generation, Stats, Step};
 pub use message::{Content, ContentPart, Function, ImageUrl, Message, Role, ToolCall};
