@@ -166,10 +166,15 @@ impl Generation {
             None => Sequence::new(&*model.network, &options.cache)?,
         };
         let cached = sequence.sync(&prompt);
+        let constraint = params.grammar.as_ref().map(|grammar| model.constraint(grammar, &prompt)).transpose()?;
         let protected: Vec<u32> = model.end_tokens.iter().map(|e| e.id).collect();
+        let mut sampler = Sampler::new(params, 0).with_xtc_protected(&protected);
+        if let Some(constraint) = constraint {
+            sampler = sampler.with_processor(constraint);
+        }
         Ok(Self {
             stats: Stats { prompt_tokens: prompt.len(), cached_tokens: cached, ..Stats::default() },
-            sampler: Sampler::new(params, 0).with_xtc_protected(&protected),
+            sampler,
             detokenizer: model.tokenizer.detokenizer(),
             stops: StopScanner::new(&params.stop),
             params: params.clone(),
@@ -272,6 +277,9 @@ impl Generation {
             return Ok(None);
         }
         let sampled = self.sampler.sample(&mut self.logits, &self.history, self.history.len() as u64);
+        if let Some(failure) = self.sampler.take_failure() {
+            return Err(failure);
+        }
         if sampled.logprob.is_nan() {
             let message = "the model computed no finite score for any token: its weights are damaged";
             return Err(

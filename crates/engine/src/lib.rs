@@ -5,11 +5,13 @@
 //! - [`sample`]: generation parameters, penalties, filters and the random draw.
 //! - [`model`]: weights, tokenizer and template of a checkpoint, together.
 //! - [`generate`]: the loop from a prompt to an answer; [`sequence`]: what has been read, reused.
+//! - [`answer`]: thoughts, text and calls of tools in what a model says; [`constrain`]: grammars that it has to obey.
 //! - [`error`]: the one error type, with a kind, a sentence and a remedy.
 //!
 //! Nothing here reads the environment, the network or standard input, and nothing prints.
 
 pub mod answer;
+pub mod constrain;
 pub mod error;
 pub mod generate;
 pub mod message;
@@ -19,6 +21,7 @@ pub mod sequence;
 pub mod text;
 
 pub use answer::{AnswerFormat, AnswerParser, Piece, ToolFormat, Tools};
+pub use constrain::{Constrainer, Constraint, Grammar, Thoughts, ToolChoice};
 pub use error::{EngineError, ErrorKind, Result};
 pub use generate::{CancelToken, FinishReason, GenerateOptions, Generation, Stats, Step};
 pub use message::{Content, ContentPart, Function, ImageUrl, Message, Role, ToolCall};

@@ -1,8 +1,12 @@
 //! A loaded model: weights, tokenizer, chat template, and which tokens end an answer. Immutable; sessions share it.
 
+use std::sync::OnceLock;
+
 use mlxengine_models::{CacheOptions, Checkpoint, LanguageModel, Precision, decoder};
 use serde_json::Value;
 
+use crate::answer::AnswerFormat;
+use crate::constrain::{Constrainer, Constraint, Grammar, Thoughts};
 use crate::error::{EngineError, ErrorKind, Result};
 use crate::message::Message;
 use crate::text::{ChatTemplate, ChatTemplates, EndToken, RenderOptions, TemplateFiles, Tokenizer, TokenizerFiles};
@@ -17,8 +21,12 @@ pub struct LoadedModel {
     pub templates: ChatTemplates,
     /// The tokens that end an answer.
     pub end_tokens: Vec<EndToken>,
+    /// How it writes thoughts and calls of tools.
+    pub answer_format: AnswerFormat,
     /// `generation_config.json`: what the model's makers advise.
     pub generation_config: Option<Value>,
+    /// What grammars are compiled with, once one is.
+    constrainer: OnceLock<Constrainer>,
 }
 
 impl std::fmt::Debug for LoadedModel {
@@ -55,7 +63,17 @@ impl LoadedModel {
         let template = templates.select(None, false).ok();
         let end_tokens = tokenizer.end_tokens(generation_config.as_ref(), Some(&config), template);
         let network = decoder::load(checkpoint, precision, progress)?;
-        Ok(Self { network, tokenizer, templates, end_tokens, generation_config })
+        let calling = templates.select(None, true).ok();
+        let answer_format = calling.map(|t| AnswerFormat::detect(t, &tokenizer)).unwrap_or_default();
+        Ok(Self {
+            network,
+            tokenizer,
+            templates,
+            end_tokens,
+            answer_format,
+            generation_config,
+            constrainer: OnceLock::new(),
+        })
     }
 
     /// A conversation as the text that the model was trained on.
@@ -76,6 +94,40 @@ impl LoadedModel {
     /// Those of [`LoadedModel::render`] and of the tokenizer.
     pub fn encode_chat(&self, messages: &[Message], options: &RenderOptions) -> Result<Vec<u32>> {
         self.tokenizer.encode(&self.render(messages, options)?, false)
+    }
+
+    /// What compiles grammars for this model; made when it is first asked for, which takes a moment.
+    ///
+    /// # Errors
+    /// If no token ends the model's answers.
+    pub fn constrainer(&self) -> Result<&Constrainer> {
+        if let Some(constrainer) = self.constrainer.get() {
+            return Ok(constrainer);
+        }
+        let ends: Vec<u32> = self.end_tokens.iter().map(|end| end.id).collect();
+        let constrainer = Constrainer::new(&self.tokenizer, self.network.spec().vocab, &ends)?;
+        Ok(self.constrainer.get_or_init(|| constrainer))
+    }
+
+    /// A grammar for the answer to `prompt`, after the thoughts that the prompt or the model begins.
+    ///
+    /// # Errors
+    /// If the grammar cannot be enforced.
+    pub fn constraint(&self, grammar: &Grammar, prompt: &[u32]) -> Result<Constraint> {
+        // As long as the markers that may stand at the end of a prompt.
+        const TAIL: usize = 32;
+        let constraint = self.constrainer()?.compile(grammar)?;
+        let Some(markers) = self.answer_format.reasoning() else { return Ok(constraint) };
+        let tail = self.tokenizer.decode(&prompt[prompt.len().saturating_sub(TAIL)..], false)?;
+        let tail = tail.trim_end();
+        if matches!(self.answer_format, AnswerFormat::Channels) || tail.ends_with(markers.start.trim_end()) {
+            return Ok(constraint.after(Thoughts::Begun { end: markers.end }));
+        }
+        if tail.ends_with(markers.end.trim_end()) {
+            return Ok(constraint);
+        }
+        let start = self.tokenizer.encode(&markers.start, false)?;
+        Ok(constraint.after(Thoughts::Possible { start, end: markers.end }))
     }
 
     /// Whether a token ends an answer.
