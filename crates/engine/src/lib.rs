@@ -29,5 +29,5 @@ pub use model::LoadedModel;
 pub use sample::{GenerateParams, LogitsProcessor, Sampled, Sampler};
 pub use sequence::Sequence;
 pub use text::{
-    ChatTemplate, ChatTemplates, Detokenizer, EndToken, RenderOptions, StopScanner, Tokenizer, TokenizerFiles,
+    Capabilities, ChatTemplate, ChatTemplates, Detokenizer, EndToken, RenderOptions, StopScanner, Tokenizer, TokenizerFiles,
 };

@@ -84,8 +84,20 @@ impl LoadedModel {
         for message in messages {
             message.require_text_only()?;
         }
-        let source = self.templates.select(None, options.tools.is_some())?;
-        ChatTemplate::new(source, self.tokenizer.special_tokens())?.render(messages, options)
+        let mut options = options.clone();
+        if self.tokenizer.think_markers().is_some() {
+            // As the reference: a model that can think does, unless somebody says otherwise.
+            options.extra.entry("enable_thinking").or_insert(true.into());
+        }
+        self.template(options.tools.is_some())?.render(messages, &options)
+    }
+
+    /// The chat template, the one for tools where there are some and it has its own.
+    ///
+    /// # Errors
+    /// If there is none, or it does not compile.
+    pub fn template(&self, tools: bool) -> Result<ChatTemplate> {
+        ChatTemplate::new(self.templates.select(None, tools)?, self.tokenizer.special_tokens())
     }
 
     /// A conversation as tokens.

@@ -31,6 +31,7 @@ mod configuration;
 mod demo;
 pub mod device;
 mod engine;
+mod explain;
 mod features;
 pub mod memory;
 mod session;
@@ -41,10 +42,12 @@ mod transcript;
 
 pub use configuration::{EndTokenInfo, MemoryPlan, ModelConfiguration, ModelKind, StorageShare};
 pub use engine::{Generated, InferenceEngine, LlmEngine, LoadOptions, LoadProgress, Prompt, TokenStream};
+pub use explain::{Explanation, TokenPiece, Turn, explain};
 pub use features::{Feature, Features};
 pub use mlxengine_engine::{
-    CancelToken, Content, ContentPart, EngineError, ErrorKind, FinishReason, Function, GenerateOptions, GenerateParams,
-    LogitsProcessor, Message, RenderOptions, Result, Role, Sequence, Stats, Step, ToolCall,
+    AnswerFormat, AnswerParser, CancelToken, Capabilities, Constraint, Content, ContentPart, EngineError, ErrorKind,
+    FinishReason, Function, GenerateOptions, GenerateParams, Grammar, LogitsProcessor, Message, Piece, RenderOptions,
+    Result, Role, Sequence, Stats, Step, ToolCall, ToolChoice, Tools,
 };
 pub use mlxengine_models::families::{FAMILIES, Family};
 pub use mlxengine_models::{CacheOptions, KvQuantization, Precision};

@@ -102,6 +102,11 @@ impl AnswerParser {
         Self { kind, calls: 0 }
     }
 
+    /// A parser to which everything is text.
+    pub fn plain() -> Self {
+        Self { kind: Kind::Plain, calls: 0 }
+    }
+
     /// Numbers calls that the model gave no id from `calls` on, so that they differ from those of earlier answers.
     #[must_use]
     pub fn after_calls(mut self, calls: usize) -> Self {
