@@ -14,6 +14,7 @@ mod nearest;
 mod parsers;
 mod printer;
 mod settings;
+mod structure;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -68,6 +69,7 @@ fn run(arguments: Arguments, printer: Printer, started: Instant) -> Result<()> {
         Some(Command::Chat(arguments)) => commands::chat::run(&arguments, &app),
         Some(Command::Run(arguments)) => commands::run::run(&arguments, &app),
         Some(Command::Show(arguments)) => commands::show::run(&arguments, &app),
+        Some(Command::Explain(arguments)) => commands::explain::run(&arguments, &app),
         Some(Command::Families(arguments)) => commands::families::run(&arguments, &app),
         Some(Command::Bench(arguments)) => commands::bench::run(&arguments, &app),
         Some(Command::Completions { shell }) => commands::completions::run(shell, &app.printer),

@@ -29,5 +29,6 @@ pub use model::LoadedModel;
 pub use sample::{GenerateParams, LogitsProcessor, Sampled, Sampler};
 pub use sequence::Sequence;
 pub use text::{
-    Capabilities, ChatTemplate, ChatTemplates, Detokenizer, EndToken, RenderOptions, StopScanner, Tokenizer, TokenizerFiles,
+    Capabilities, ChatTemplate, ChatTemplates, Detokenizer, EndToken, RenderOptions, StopScanner, Tokenizer,
+    TokenizerFiles,
 };

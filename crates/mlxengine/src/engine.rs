@@ -4,7 +4,8 @@ use std::sync::{Arc, RwLock};
 
 use mlxengine_engine::{
     AnswerParser, CancelToken, EngineError, ErrorKind, FinishReason, GenerateOptions, GenerateParams, Generation,
-    LoadedModel, LogitsProcessor, Message, Piece, RenderOptions, Result, Sequence, Stats, Step, ToolCall, Tools, answer,
+    LoadedModel, LogitsProcessor, Message, Piece, RenderOptions, Result, Sequence, Stats, Step, ToolCall, Tools,
+    answer,
 };
 use mlxengine_models::{Checkpoint, KvQuantization, Precision};
 use serde::{Deserialize, Serialize};

@@ -44,6 +44,8 @@ pub use configuration::{EndTokenInfo, MemoryPlan, ModelConfiguration, ModelKind,
 pub use engine::{Generated, InferenceEngine, LlmEngine, LoadOptions, LoadProgress, Prompt, TokenStream};
 pub use explain::{Explanation, TokenPiece, Turn, explain};
 pub use features::{Feature, Features};
+pub use mlxengine_engine::answer::message;
+pub use mlxengine_engine::text::probe::{Parting, ThinkingSwitch};
 pub use mlxengine_engine::{
     AnswerFormat, AnswerParser, CancelToken, Capabilities, Constraint, Content, ContentPart, EngineError, ErrorKind,
     FinishReason, Function, GenerateOptions, GenerateParams, Grammar, LogitsProcessor, Message, Piece, RenderOptions,

@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod chat;
 pub mod completions;
+pub mod explain;
 pub mod families;
 pub mod run;
 pub mod show;
