@@ -9,6 +9,7 @@ use crate::answer::AnswerFormat;
 use crate::constrain::{Constrainer, Constraint, Grammar, Thoughts};
 use crate::error::{EngineError, ErrorKind, Result};
 use crate::message::Message;
+use crate::text::probe::generation_prompt;
 use crate::text::{ChatTemplate, ChatTemplates, EndToken, RenderOptions, TemplateFiles, Tokenizer, TokenizerFiles};
 
 /// A model and everything that turns text into its tokens and back.
@@ -84,12 +85,7 @@ impl LoadedModel {
         for message in messages {
             message.require_text_only()?;
         }
-        let mut options = options.clone();
-        if self.tokenizer.think_markers().is_some() {
-            // As the reference: a model that can think does, unless somebody says otherwise.
-            options.extra.entry("enable_thinking").or_insert(true.into());
-        }
-        self.template(options.tools.is_some())?.render(messages, &options)
+        self.template(options.tools.is_some())?.render(messages, options)
     }
 
     /// The chat template, the one for tools where there are some and it has its own.
@@ -132,10 +128,13 @@ impl LoadedModel {
         let Some(markers) = self.answer_format.reasoning() else { return Ok(constraint) };
         let tail = self.tokenizer.decode(&prompt[prompt.len().saturating_sub(TAIL)..], false)?;
         let tail = tail.trim_end();
-        if matches!(self.answer_format, AnswerFormat::Channels) || tail.ends_with(markers.start.trim_end()) {
+        let channels = matches!(self.answer_format, AnswerFormat::Channels) && tail.ends_with("<|start|>assistant");
+        if channels || tail.ends_with(markers.start.trim_end()) {
             return Ok(constraint.after(Thoughts::Begun { end: markers.end }));
         }
-        if tail.ends_with(markers.end.trim_end()) {
+        // Only where an answer begins may thoughts come first: not in plain text, and not behind empty thoughts.
+        let begins = generation_prompt(&self.template(false)?).unwrap_or_default();
+        if begins.trim().is_empty() || !tail.ends_with(begins.trim_end()) || tail.ends_with(markers.end.trim_end()) {
             return Ok(constraint);
         }
         let start = self.tokenizer.encode(&markers.start, false)?;

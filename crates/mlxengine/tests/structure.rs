@@ -1,8 +1,8 @@
 //! Answers of the demo model under grammars, and its conversations with tools.
 
 use mlxengine::{
-    ChatSession, GenerateParams, Grammar, InferenceEngine, LlmEngine, Message, Piece, Prompt, RenderOptions, ToolChoice,
-    Tools, explain,
+    ChatSession, GenerateParams, Grammar, InferenceEngine, LlmEngine, Message, Piece, Prompt, RenderOptions,
+    ToolChoice, Tools, explain,
 };
 use serde_json::{Value, json};
 
@@ -27,8 +27,8 @@ fn json_is_valid_at_every_temperature_and_seed() {
                 .with_max_tokens(400)
                 .with_grammar(Grammar::JsonSchema(schema()));
             let answer = engine.generate(Prompt::chat("Describe Paris."), &params).unwrap();
-            let value: Value =
-                serde_json::from_str(&answer.text).unwrap_or_else(|e| panic!("{temperature} {seed}: {e}: {}", answer.text));
+            let value: Value = serde_json::from_str(&answer.text)
+                .unwrap_or_else(|e| panic!("{temperature} {seed}: {e}: {}", answer.text));
             assert!(value["city"].as_str().unwrap().chars().count() <= 12, "{value}");
             assert!((0..=999).contains(&value["size"].as_i64().unwrap()), "{value}");
             assert!(value["rivers"].as_array().unwrap().len() <= 2, "{value}");
@@ -53,7 +53,8 @@ fn a_pattern_binds_plain_text_and_conversations() {
 #[test]
 fn what_cannot_be_enforced_is_refused_before_anything_is_computed() {
     let engine = engine();
-    let refuse = |params: &GenerateParams| engine.stream(Prompt::chat("Hi"), params).map(|_| ()).unwrap_err().to_string();
+    let refuse =
+        |params: &GenerateParams| engine.stream(Prompt::chat("Hi"), params).map(|_| ()).unwrap_err().to_string();
     let schema = Grammar::JsonSchema(json!({"type": "string", "format": "no-such-format"}));
     let error = refuse(&GenerateParams::default().with_grammar(schema.clone()));
     assert!(error.starts_with("the JSON schema cannot be enforced: "), "{error}");

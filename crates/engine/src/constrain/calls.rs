@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
-use super::{Constrainer, Grammar, quoted};
+use super::{Constrainer, Grammar, quoted, spaced};
 use crate::answer::{Body, CallSyntax, Separators, ToolFormat, Tools};
 use crate::error::{EngineError, ErrorKind, Result};
 
@@ -97,14 +97,15 @@ impl Constrainer {
                     _ => ("name", "arguments"),
                 };
                 let list = !matches!(format.name, "json_tools" | "llama3_json" | "internlm" | "gigachat");
-                let call = format!("%json {}", object(name, key, schema));
+                let call = format!("%json {}", spaced(object(name, key, schema))?);
                 if list { format!("\"[\" {call} \"]\"") } else { call }
             }
             Body::Named(Separators::Name(separator) | Separators::NameId(_, separator)) => {
-                format!("{} {} %json {schema}", quoted(name), self.terminal(separator))
+                format!("{} {} %json {}", quoted(name), self.terminal(separator), spaced(schema)?)
             }
             Body::Named(Separators::Indexed(separator)) => {
-                format!("{} {} %json {schema}", quoted(&format!("functions.{name}:{index}")), self.terminal(separator))
+                let name = quoted(&format!("functions.{name}:{index}"));
+                format!("{name} {} %json {}", self.terminal(separator), spaced(schema)?)
             }
             _ => return Err(unsupported(format, "its arguments are not JSON")),
         })

@@ -72,8 +72,10 @@ impl Constrainer {
     /// If it is wrong, or says something that cannot be enforced.
     pub fn compile(&self, grammar: &Grammar) -> Result<Constraint> {
         let (what, source) = match grammar {
-            Grammar::JsonSchema(schema) => ("JSON schema", TopLevelGrammar::from_json_schema(schema.clone())),
-            Grammar::JsonObject => ("JSON schema", TopLevelGrammar::from_json_schema(json!({"type": "object"}))),
+            Grammar::JsonSchema(schema) => ("JSON schema", TopLevelGrammar::from_json_schema(spaced(schema.clone())?)),
+            Grammar::JsonObject => {
+                ("JSON schema", TopLevelGrammar::from_json_schema(spaced(json!({"type": "object"}))?))
+            }
             Grammar::Regex(regex) => ("regular expression", TopLevelGrammar::from_regex(regex)),
             Grammar::Lark(text) => ("grammar", TopLevelGrammar::from_lark(text.clone())),
         };
@@ -92,6 +94,24 @@ impl Constrainer {
             None => quoted(marker),
         }
     }
+}
+
+/// Where the library looks for its own options in a schema.
+const OPTIONS: &str = "x-guidance";
+
+/// The schema, with the blank space that may stand between JSON's parts: one space, or a new line and its indentation. A
+/// model that may write blank space without end does so now and then.
+fn spaced(mut schema: Value) -> Result<Value> {
+    if schema == Value::Bool(true) {
+        schema = json!({});
+    }
+    if let Some(object) = schema.as_object_mut() {
+        if object.contains_key(OPTIONS) {
+            return Err(refused("JSON schema", &format!("{OPTIONS} in it would change what is enforced")));
+        }
+        object.insert(OPTIONS.to_owned(), json!({"whitespace_pattern": r" |\n( {0,32}|\t{0,8})"}));
+    }
+    Ok(schema)
 }
 
 /// A text as grammars write it.

@@ -122,6 +122,7 @@ fn what_cannot_be_enforced_is_refused() {
         (Grammar::JsonSchema(json!({"not": {"type": "string"}})), "JSON schema"),
         (Grammar::JsonSchema(json!({"type": "string", "pattern": "(?=a)b"})), "JSON schema"),
         (Grammar::JsonSchema(json!(false)), "JSON schema"),
+        (Grammar::JsonSchema(json!({"x-guidance": {"lenient": true}})), "JSON schema"),
         (Grammar::JsonSchema(json!({"type": "string", "maxLength": 1, "minLength": 2})), "JSON schema"),
         (Grammar::Regex("(".to_owned()), "regular expression"),
         (Grammar::Lark("start: nothing".to_owned()), "grammar"),

@@ -115,7 +115,8 @@ fn switches(template: &ChatTemplate) -> Vec<ThinkingSwitch> {
     found.collect()
 }
 
-fn generation_prompt(template: &ChatTemplate) -> Option<String> {
+/// The text with which a template begins an answer, where the conversation does not change it.
+pub(crate) fn generation_prompt(template: &ChatTemplate) -> Option<String> {
     let messages = [Message::user("Hello")];
     let without = template.render(&messages, &RenderOptions::default()).ok()?;
     let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
