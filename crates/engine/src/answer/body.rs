@@ -95,7 +95,7 @@ impl Body {
         let text = text.trim_start();
         if matches!(self, Body::Python) {
             let Some(call) = text.strip_prefix('[') else {
-                return text.is_empty().then_some(None).unwrap_or(Some(false));
+                return if text.is_empty() { None } else { Some(false) };
             };
             let name =
                 call.trim_start().trim_start_matches(|c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '-'));

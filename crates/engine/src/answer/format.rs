@@ -282,9 +282,8 @@ impl ToolFormat {
     /// The format that a template shows, or else a vocabulary that was made for one.
     pub fn detect(template: &str, tokenizer: &Tokenizer) -> Option<ToolFormat> {
         let shows = |format: &&ToolFormat| format.told_by.iter().any(|all| all.iter().all(|m| template.contains(m)));
-        let has = |token: &&str| tokenizer.token_to_id(token).is_some();
-        let made_for =
-            |format: &&ToolFormat| !format.vocabulary.is_empty() && format.vocabulary.iter().all(|t| has(&t));
+        let has = |token: &str| tokenizer.token_to_id(token).is_some();
+        let made_for = |format: &&ToolFormat| !format.vocabulary.is_empty() && format.vocabulary.iter().all(|t| has(t));
         TOOL_FORMATS.iter().find(shows).or_else(|| TOOL_FORMATS.iter().find(made_for)).copied()
     }
 }

@@ -64,7 +64,9 @@ fn types<'s>(schema: &'s Value) -> Vec<&'s str> {
     };
     let values = schema.get("enum").and_then(Value::as_array).into_iter().flatten().chain(schema.get("const"));
     if found.is_empty() {
-        found.extend(values.map(|value| type_name(value)));
+        for value in values {
+            found.push(type_name(value));
+        }
     }
     for alternatives in ["anyOf", "oneOf", "allOf"] {
         found.extend(
