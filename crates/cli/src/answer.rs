@@ -1,29 +1,90 @@
 //! Printing an answer as it comes, and saying how it went.
 
-use mlxengine::{FinishReason, GenerateParams, InferenceEngine, Speculation, Stats, Step};
+use mlxengine::{
+    FinishReason, GenerateParams, InferenceEngine, Piece, ReplyStream, Speculation, Stats, Step, TokenStream,
+};
+use serde_json::json;
 
 use crate::failure::Result;
 use crate::printer::Printer;
 
-/// Prints an answer to its end, which is a line end. An answer that was stopped just ends.
-pub fn print(steps: &mut impl Iterator<Item = mlxengine::Result<Step>>, printer: &Printer) -> Result<FinishReason> {
-    let (mut finish, mut open_line) = (FinishReason::Cancelled, true);
-    let print_steps = || {
-        for step in steps {
-            let step = step?;
-            printer.answer(&step.text)?;
-            finish = step.finish.unwrap_or(finish);
-            if !step.text.is_empty() {
-                open_line = !step.text.ends_with('\n');
-            }
+/// An answer as it comes, in steps and in pieces.
+pub trait Answer: Iterator<Item = mlxengine::Result<Step>> {
+    /// What became certain since this was last asked.
+    fn pieces(&mut self) -> Vec<Piece>;
+}
+
+impl Answer for TokenStream {
+    fn pieces(&mut self) -> Vec<Piece> {
+        self.take_pieces()
+    }
+}
+
+impl Answer for ReplyStream {
+    fn pieces(&mut self) -> Vec<Piece> {
+        self.take_pieces()
+    }
+}
+
+/// Prints an answer to its end, which is a line end. An answer that was stopped just ends. Thoughts are for people: they
+/// are shown on a terminal, unless `hide` says not to.
+pub fn print(answer: &mut impl Answer, printer: &Printer, hide: bool) -> Result<FinishReason> {
+    let mut page = Page { printer, thoughts: printer.is_terminal() && !hide, thinking: false, open_line: true };
+    let mut finish = FinishReason::Cancelled;
+    let mut print_steps = || {
+        while let Some(step) = answer.next() {
+            finish = step?.finish.unwrap_or(finish);
+            answer.pieces().iter().try_for_each(|piece| page.print(piece))?;
         }
-        Ok(())
+        answer.pieces().iter().try_for_each(|piece| page.print(piece))
     };
     let result = print_steps();
-    if open_line {
+    if page.open_line {
         printer.text("\n")?;
     }
     result.map(|()| finish)
+}
+
+/// Where an answer is printed.
+struct Page<'a> {
+    printer: &'a Printer,
+    thoughts: bool,
+    /// Thoughts were printed last.
+    thinking: bool,
+    open_line: bool,
+}
+
+impl Page<'_> {
+    fn print(&mut self, piece: &Piece) -> Result<()> {
+        match piece {
+            Piece::Reasoning(text) if self.thoughts => {
+                self.thinking = true;
+                self.printer.thought(text)
+            }
+            Piece::Reasoning(_) => Ok(()),
+            Piece::Text(text) => self.text(text),
+            Piece::Call(call) => {
+                let call = json!({"id": call.id, "name": call.function.name, "arguments": call.function.arguments});
+                let line = if self.open_line && !self.thinking { "" } else { "\n" };
+                self.text(&format!("{line}{call}\n"))
+            }
+            Piece::Broken { text, reason } => {
+                self.text(text)?;
+                self.printer.note(&format!("a call of a tool could not be read: {reason}"));
+                Ok(())
+            }
+        }
+    }
+
+    fn text(&mut self, text: &str) -> Result<()> {
+        if std::mem::take(&mut self.thinking) {
+            self.printer.text("\n\n")?;
+        }
+        if !text.is_empty() {
+            self.open_line = !text.ends_with('\n');
+        }
+        self.printer.answer(text)
+    }
 }
 
 /// Why an answer is shorter than the model wanted, if it is and nobody asked for that.

@@ -42,6 +42,8 @@ pub enum Command {
     Fuse(FuseArguments),
     /// Say what a checkpoint is, and what it needs
     Show(ShowArguments),
+    /// Say what a model makes of a conversation: text, tokens, what its template can do, and what is read again
+    Explain(ExplainArguments),
     /// List the families of models that are known
     Families(FamiliesArguments),
     /// Measure how fast a model reads and writes here
@@ -124,7 +126,8 @@ pub struct RunArguments {
     pub prompt_cache_file: Option<PathBuf>,
 
     /// Continue the prompt as plain text, without the chat template
-    #[arg(long, conflicts_with_all = ["system", "chat_template_arg", "chat_template_config"], help_heading = "Prompt")]
+    #[arg(long, help_heading = "Prompt")]
+    #[arg(conflicts_with_all = ["system", "chat_template_arg", "chat_template_config", "think", "tools"])]
     pub raw: bool,
 
     /// Answer every line of a file, {"prompt": …} or {"messages": […]}, with an id and sampling parameters if wanted
@@ -204,6 +207,78 @@ pub struct ShowArguments {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+/// `mlxengine explain`.
+#[derive(Args)]
+pub struct ExplainArguments {
+    /// A directory, mlx://org/name, or demo
+    pub model: String,
+
+    /// What a user says [default: a short conversation]
+    #[arg(conflicts_with = "messages")]
+    pub prompt: Option<String>,
+
+    /// A conversation, as a JSON list of messages
+    #[arg(long, value_name = "FILE|JSON", value_parser = parsers::json)]
+    pub messages: Option<Value>,
+
+    /// Tools that the model may call, as a JSON list
+    #[arg(long, value_name = "FILE|JSON", value_parser = parsers::json)]
+    pub tools: Option<Value>,
+
+    /// Whether the model thinks first, or how hard
+    #[arg(long, value_name = "HOW")]
+    pub think: Option<Think>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Whether a model thinks before it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Think {
+    /// It thinks
+    On,
+    /// It answers at once
+    Off,
+    /// It thinks a little
+    Low,
+    /// It thinks
+    Medium,
+    /// It thinks much
+    High,
+}
+
+/// What an answer has to be.
+#[derive(Args, Clone, Default)]
+#[command(next_help_heading = "Structure")]
+pub struct StructureArguments {
+    /// The answer is JSON that this schema accepts
+    #[arg(long, value_name = "FILE|JSON", value_parser = parsers::json)]
+    #[arg(conflicts_with_all = ["json_object", "regex", "grammar", "tool_choice"])]
+    pub json_schema: Option<Value>,
+
+    /// The answer is a JSON object
+    #[arg(long, conflicts_with_all = ["regex", "grammar", "tool_choice"])]
+    pub json_object: bool,
+
+    /// The answer matches this regular expression as a whole
+    #[arg(long, value_name = "RE", conflicts_with_all = ["grammar", "tool_choice"])]
+    pub regex: Option<String>,
+
+    /// The answer is a text of this grammar, in Lark's notation
+    #[arg(long, value_name = "FILE", value_parser = parsers::text_file, conflicts_with = "tool_choice")]
+    pub grammar: Option<String>,
+
+    /// Tools that the model may call, as a JSON list; its calls are printed as JSON, one a line
+    #[arg(long, value_name = "FILE|JSON", value_parser = parsers::json)]
+    pub tools: Option<Value>,
+
+    /// Hold calls to the tools' schemas: auto, required, or the name of the one to call
+    #[arg(long, value_name = "WHICH", requires = "tools")]
+    pub tool_choice: Option<String>,
 }
 
 /// `mlxengine families`.
@@ -348,6 +423,18 @@ pub struct GenerationArguments {
     /// Variables of the chat template, as a JSON object
     #[arg(long, value_name = "JSON", value_parser = parsers::template_variables, help_heading = "Prompt")]
     pub chat_template_config: Option<Map<String, Value>>,
+
+    /// Whether the model thinks first, or how hard
+    #[arg(long, value_name = "HOW", help_heading = "Prompt")]
+    pub think: Option<Think>,
+
+    /// Do not print thoughts; without a terminal they never are
+    #[arg(long, help_heading = "Output")]
+    pub hide_thinking: bool,
+
+    /// What answers have to be.
+    #[command(flatten)]
+    pub structure: StructureArguments,
 
     /// How tokens are chosen.
     #[command(flatten)]

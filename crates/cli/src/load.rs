@@ -6,6 +6,7 @@ use crate::App;
 use crate::arguments::{Defaults, DraftArguments, GenerationArguments};
 use crate::failure::Result;
 use crate::settings;
+use crate::structure;
 
 /// Loads a model.
 pub fn load(model: &str, options: &LoadOptions, app: &App) -> Result<InferenceEngine> {
@@ -36,6 +37,8 @@ pub fn load_to_answer(
     let engine = load(model, &app.settings.load_options(&arguments.load), app)?;
     let mut params = settings::params(&arguments.sampling, &engine.configuration().default_params, unless_said);
     params.adapter = arguments.load.adapters.first().map(|(name, _)| name.clone());
+    params.grammar = structure::grammar(&arguments.structure, &engine)?;
+    structure::note_ignored(arguments, &engine, app)?;
     engine.configuration().validate(&params)?;
     let idle = settings::flags_without_effect(&arguments.sampling, &params);
     if !idle.is_empty() {

@@ -15,6 +15,7 @@ mod parsers;
 mod printer;
 mod rows;
 mod settings;
+mod structure;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -71,6 +72,7 @@ fn run(arguments: Arguments, printer: Printer, started: Instant) -> Result<()> {
         Some(Command::CachePrompt(arguments)) => commands::cache_prompt::run(&arguments, &app),
         Some(Command::Fuse(arguments)) => commands::fuse::run(&arguments, &app),
         Some(Command::Show(arguments)) => commands::show::run(&arguments, &app),
+        Some(Command::Explain(arguments)) => commands::explain::run(&arguments, &app),
         Some(Command::Families(arguments)) => commands::families::run(&arguments, &app),
         Some(Command::Bench(arguments)) => commands::bench::run(&arguments, &app),
         Some(Command::Perplexity(arguments)) => commands::evaluate::perplexity(&arguments, &app),

@@ -107,6 +107,19 @@ pub fn template_variables(text: &str) -> Result<Map<String, Value>, String> {
     serde_json::from_str(text).map_err(|e| format!("must be a JSON object, as in {{\"enable_thinking\": false}}: {e}"))
 }
 
+/// JSON, or the name of a file with it.
+pub fn json(text: &str) -> Result<Value, String> {
+    if text.trim_start().starts_with(['{', '[']) || ["true", "false"].contains(&text.trim()) {
+        return serde_json::from_str(text).map_err(|e| format!("is not JSON: {e}"));
+    }
+    serde_json::from_str(&text_file(text)?).map_err(|e| format!("the file {text} is not JSON: {e}"))
+}
+
+/// The text of a file.
+pub fn text_file(name: &str) -> Result<String, String> {
+    std::fs::read_to_string(name).map_err(|e| format!("cannot read the file {name}: {e}"))
+}
+
 /// A text that is not empty.
 pub fn some_text(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }

@@ -61,6 +61,11 @@ impl Printer {
         if self.seen[OUT] { self.text(&harmless(piece)) } else { self.text(piece) }
     }
 
+    /// Prints a piece of what a model thought.
+    pub fn thought(&self, piece: &str) -> Result<()> {
+        if piece.is_empty() { Ok(()) } else { self.text(&self.dim(&harmless(piece))) }
+    }
+
     /// The same for a whole text, with its line end.
     pub fn answer_line(&self, text: &str) -> Result<()> {
         self.answer(text)?;

@@ -7,8 +7,11 @@ use mlxengine::{
     CacheOptions, EngineError, ErrorKind, GenerateOptions, GenerateParams, KvQuantization, LoadOptions, ModelPaths,
     Precision, RenderOptions, device,
 };
+use serde_json::Value;
 
-use crate::arguments::{Defaults, DeviceArguments, Exactness, GenerationArguments, LoadArguments, SamplingArguments};
+use crate::arguments::{
+    Defaults, DeviceArguments, Exactness, GenerationArguments, LoadArguments, SamplingArguments, Think,
+};
 use crate::failure::{Result, invalid};
 
 /// A variable of the environment.
@@ -230,8 +233,31 @@ pub fn flags_without_effect(arguments: &SamplingArguments, params: &GeneratePara
 /// What the chat template is told.
 pub fn render_options(arguments: &GenerationArguments) -> RenderOptions {
     let mut extra = arguments.chat_template_config.clone().unwrap_or_default();
+    extra.extend(arguments.think.into_iter().flat_map(thinking));
     extra.extend(arguments.chat_template_arg.iter().cloned());
-    RenderOptions { add_generation_prompt: true, extra, ..RenderOptions::default() }
+    let tools = arguments.structure.tools.clone().map(list);
+    RenderOptions { add_generation_prompt: true, extra, tools, ..RenderOptions::default() }
+}
+
+/// A list as it is, anything else as the only element of one.
+pub fn list(value: Value) -> Vec<Value> {
+    match value {
+        Value::Array(list) => list,
+        other => vec![other],
+    }
+}
+
+/// The variables by which templates are told how to think; each knows some of them.
+pub fn thinking(how: Think) -> Vec<(String, Value)> {
+    let on = how != Think::Off;
+    let mut variables: Vec<(&str, Value)> = vec![("enable_thinking", on.into()), ("thinking", on.into())];
+    match how {
+        Think::On | Think::Off => {}
+        Think::Low => variables.push(("reasoning_effort", "low".into())),
+        Think::Medium => variables.push(("reasoning_effort", "medium".into())),
+        Think::High => variables.push(("reasoning_effort", "high".into())),
+    }
+    variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 #[cfg(test)]

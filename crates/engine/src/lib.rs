@@ -6,10 +6,13 @@
 //! - [`model`]: weights, tokenizer and template of a checkpoint, together.
 //! - [`generate`]: from a prompt to an answer, with drafts, and many at once; [`sequence`]: what has been read, reused.
 //! - [`evaluate`]: how likely texts are to a model.
+//! - [`answer`]: thoughts, text and calls of tools in what a model says; [`constrain`]: grammars that it has to obey.
 //! - [`error`]: the one error type, with a kind, a sentence and a remedy.
 //!
 //! Nothing here reads the environment, the network or standard input, and nothing prints.
 
+pub mod answer;
+pub mod constrain;
 pub mod error;
 pub mod evaluate;
 pub mod generate;
@@ -19,6 +22,8 @@ pub mod sample;
 pub mod sequence;
 pub mod text;
 
+pub use answer::{AnswerFormat, AnswerParser, Piece, ToolFormat, Tools};
+pub use constrain::{Constrainer, Constraint, Grammar, Thoughts, ToolChoice};
 pub use error::{EngineError, ErrorKind, Result};
 pub use generate::{
     Batch, BatchEvent, BatchOptions, CancelToken, Draft, DraftSource, FinishReason, Finished, GenerateOptions,
@@ -29,5 +34,6 @@ pub use model::{Adapted, LoadedModel};
 pub use sample::{GenerateParams, LogitsProcessor, Sampled, Sampler};
 pub use sequence::Sequence;
 pub use text::{
-    ChatTemplate, ChatTemplates, Detokenizer, EndToken, RenderOptions, StopScanner, Tokenizer, TokenizerFiles,
+    Capabilities, ChatTemplate, ChatTemplates, Detokenizer, EndToken, RenderOptions, StopScanner, Tokenizer,
+    TokenizerFiles,
 };

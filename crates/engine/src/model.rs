@@ -6,8 +6,11 @@ use std::sync::OnceLock;
 use mlxengine_models::{Adapter, CacheOptions, Checkpoint, LanguageModel, Precision, decoder};
 use serde_json::Value;
 
+use crate::answer::AnswerFormat;
+use crate::constrain::{Constrainer, Constraint, Grammar, Thoughts};
 use crate::error::{EngineError, ErrorKind, Result};
 use crate::message::Message;
+use crate::text::probe::generation_prompt;
 use crate::text::{ChatTemplate, ChatTemplates, EndToken, RenderOptions, TemplateFiles, Tokenizer, TokenizerFiles};
 
 /// A model and everything that turns text into its tokens and back.
@@ -20,6 +23,8 @@ pub struct LoadedModel {
     pub templates: ChatTemplates,
     /// The tokens that end an answer.
     pub end_tokens: Vec<EndToken>,
+    /// How it writes thoughts and calls of tools.
+    pub answer_format: AnswerFormat,
     /// `generation_config.json`: what the model's makers advise.
     pub generation_config: Option<Value>,
     /// The same network under each adapter.
@@ -27,6 +32,8 @@ pub struct LoadedModel {
     checkpoint: Checkpoint,
     precision: Precision,
     fingerprint: OnceLock<u64>,
+    /// What grammars are compiled with, once one is.
+    constrainer: OnceLock<Constrainer>,
 }
 
 /// A model's network under an adapter. What lies in the checkpoint's files is shared with the plain one.
@@ -72,16 +79,20 @@ impl LoadedModel {
         let template = templates.select(None, false).ok();
         let end_tokens = tokenizer.end_tokens(generation_config.as_ref(), Some(&config), template);
         let network = decoder::load(checkpoint, precision, progress)?;
+        let calling = templates.select(None, true).ok();
+        let answer_format = calling.map(|t| AnswerFormat::detect(t, &tokenizer)).unwrap_or_default();
         Ok(Self {
             network,
             tokenizer,
             templates,
             end_tokens,
+            answer_format,
             generation_config,
             adapters: Vec::new(),
             checkpoint: checkpoint.clone(),
             precision,
             fingerprint: OnceLock::new(),
+            constrainer: OnceLock::new(),
         })
     }
 
@@ -146,8 +157,15 @@ impl LoadedModel {
         for message in messages {
             message.require_text_only()?;
         }
-        let source = self.templates.select(None, options.tools.is_some())?;
-        ChatTemplate::new(source, self.tokenizer.special_tokens())?.render(messages, options)
+        self.template(options.tools.is_some())?.render(messages, options)
+    }
+
+    /// The chat template, the one for tools where there are some and it has its own.
+    ///
+    /// # Errors
+    /// If there is none, or it does not compile.
+    pub fn template(&self, tools: bool) -> Result<ChatTemplate> {
+        ChatTemplate::new(self.templates.select(None, tools)?, self.tokenizer.special_tokens())
     }
 
     /// A conversation as tokens.
@@ -156,6 +174,43 @@ impl LoadedModel {
     /// Those of [`LoadedModel::render`] and of the tokenizer.
     pub fn encode_chat(&self, messages: &[Message], options: &RenderOptions) -> Result<Vec<u32>> {
         self.tokenizer.encode(&self.render(messages, options)?, false)
+    }
+
+    /// What compiles grammars for this model; made when it is first asked for, which takes a moment.
+    ///
+    /// # Errors
+    /// If no token ends the model's answers.
+    pub fn constrainer(&self) -> Result<&Constrainer> {
+        if let Some(constrainer) = self.constrainer.get() {
+            return Ok(constrainer);
+        }
+        let ends: Vec<u32> = self.end_tokens.iter().map(|end| end.id).collect();
+        let constrainer = Constrainer::new(&self.tokenizer, self.network.spec().vocab, &ends)?;
+        Ok(self.constrainer.get_or_init(|| constrainer))
+    }
+
+    /// A grammar for the answer to `prompt`, after the thoughts that the prompt or the model begins.
+    ///
+    /// # Errors
+    /// If the grammar cannot be enforced.
+    pub fn constraint(&self, grammar: &Grammar, prompt: &[u32]) -> Result<Constraint> {
+        // As long as the markers that may stand at the end of a prompt.
+        const TAIL: usize = 32;
+        let constraint = self.constrainer()?.compile(grammar)?;
+        let Some(markers) = self.answer_format.reasoning() else { return Ok(constraint) };
+        let tail = self.tokenizer.decode(&prompt[prompt.len().saturating_sub(TAIL)..], false)?;
+        let tail = tail.trim_end();
+        let channels = matches!(self.answer_format, AnswerFormat::Channels) && tail.ends_with("<|start|>assistant");
+        if channels || tail.ends_with(markers.start.trim_end()) {
+            return Ok(constraint.after(Thoughts::Begun { end: markers.end }));
+        }
+        // Only where an answer begins may thoughts come first: not in plain text, and not behind empty thoughts.
+        let begins = generation_prompt(&self.template(false)?).unwrap_or_default();
+        if begins.trim().is_empty() || !tail.ends_with(begins.trim_end()) || tail.ends_with(markers.end.trim_end()) {
+            return Ok(constraint);
+        }
+        let start = self.tokenizer.encode(&markers.start, false)?;
+        Ok(constraint.after(Thoughts::Possible { start, end: markers.end }))
     }
 
     /// Whether a token ends an answer.

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
 use mlxengine_engine::{
-    CancelToken, EngineError, ErrorKind, FinishReason, GenerateOptions, GenerateParams, Generation, LoadedModel,
-    LogitsProcessor, Message, RenderOptions, Result, Sequence, Stats, Step,
+    AnswerParser, CancelToken, EngineError, ErrorKind, FinishReason, GenerateOptions, GenerateParams, Generation,
+    LoadedModel, LogitsProcessor, Message, Piece, RenderOptions, Result, Sequence, Stats, Step, ToolCall, Tools,
+    answer,
 };
 use mlxengine_models::{Checkpoint, KvQuantization, Precision};
 use serde::{Deserialize, Serialize};
@@ -88,14 +89,28 @@ pub struct LoadOptions {
 /// An answer as a whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Generated {
-    /// The text.
+    /// The text, without thoughts and calls.
     pub text: String,
+    /// What the model thought before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    /// The tools that it wants called.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
     /// Why it ended.
     pub finish: FinishReason,
     /// What was computed, and how fast.
     pub stats: Stats,
     /// The tokens with their log-probabilities.
     pub tokens: Vec<(u32, f32)>,
+}
+
+impl Generated {
+    pub(crate) fn new(pieces: Vec<Piece>, finish: FinishReason, stats: Stats, tokens: Vec<(u32, f32)>) -> Self {
+        let message = answer::message(pieces);
+        let text = message.content.text();
+        Self { text, reasoning: message.reasoning, tool_calls: message.tool_calls, finish, stats, tokens }
+    }
 }
 
 /// One interface for every kind of model and every backend.
@@ -281,9 +296,20 @@ impl InferenceEngine {
         params: &GenerateParams,
     ) -> Result<TokenStream> {
         let model = self.model()?;
-        let tokens = prompt.encode(&model)?;
+        let (tokens, parser) = match prompt {
+            Prompt::Chat { messages, options } => {
+                let text = model.render(&messages, &options)?;
+                let tools = options.tools.map(Tools::from);
+                let inside = model.answer_format.begins_reasoning(&text);
+                let called = messages.iter().map(|message| message.tool_calls.len()).sum();
+                let parser = AnswerParser::new(&model.answer_format, tools, inside).after_calls(called);
+                (model.tokenizer.encode(&text, false)?, parser)
+            }
+            Prompt::Text(text) => (model.tokenizer.encode(&text, true)?, AnswerParser::plain()),
+            Prompt::Tokens(tokens) => (tokens, AnswerParser::plain()),
+        };
         let generation = Generation::new(model, sequence, tokens, params, &self.options)?;
-        Ok(TokenStream { generation })
+        Ok(TokenStream { generation, parser, pieces: Vec::new(), ended: false })
     }
 }
 
@@ -323,6 +349,10 @@ impl LlmEngine for InferenceEngine {
 /// ```
 pub struct TokenStream {
     generation: Generation,
+    parser: AnswerParser,
+    /// What became certain and nobody has taken yet.
+    pieces: Vec<Piece>,
+    ended: bool,
 }
 
 impl TokenStream {
@@ -352,6 +382,19 @@ impl TokenStream {
         self
     }
 
+    /// Thoughts, text and calls that became certain with the steps since this was last asked. [`Step::text`] has them all as
+    /// the model wrote them.
+    pub fn take_pieces(&mut self) -> Vec<Piece> {
+        std::mem::take(&mut self.pieces)
+    }
+
+    /// No more of this answer is wanted: what was held back becomes certain.
+    pub(crate) fn end(&mut self) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.pieces.extend(self.parser.finish());
+        }
+    }
+
     /// What was computed so far, and how fast.
     pub fn stats(&self) -> Stats {
         self.generation.stats()
@@ -377,14 +420,13 @@ impl TokenStream {
     /// # Errors
     /// The first of its steps.
     pub fn finish(mut self) -> Result<Generated> {
-        let (mut text, mut tokens) = (String::new(), Vec::new());
+        let mut tokens = Vec::new();
         for step in &mut self {
             let step = step?;
-            text.push_str(&step.text);
             tokens.push((step.token, step.logprob));
         }
         let finish = self.finish_reason().unwrap_or(FinishReason::Cancelled);
-        Ok(Generated { text, finish, stats: self.stats(), tokens })
+        Ok(Generated::new(self.take_pieces(), finish, self.stats(), tokens))
     }
 }
 
@@ -392,7 +434,18 @@ impl Iterator for TokenStream {
     type Item = Result<Step>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.generation.next()
+        let step = self.generation.next();
+        let last = match &step {
+            Some(Ok(step)) => {
+                self.pieces.extend(self.parser.push(&step.text));
+                step.finish.is_some()
+            }
+            _ => true,
+        };
+        if last {
+            self.end();
+        }
+        step
     }
 }
 

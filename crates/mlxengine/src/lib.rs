@@ -33,6 +33,7 @@ mod demo;
 pub mod device;
 mod engine;
 mod evaluate;
+mod explain;
 mod features;
 mod fuse;
 pub mod memory;
@@ -45,13 +46,17 @@ mod transcript;
 pub use configuration::{EndTokenInfo, MemoryPlan, ModelConfiguration, ModelKind, StorageShare};
 pub use engine::{Generated, InferenceEngine, LlmEngine, LoadOptions, LoadProgress, Prompt, TokenStream};
 pub use evaluate::{Choice, Example, PerplexityOptions, Question};
+pub use explain::{Explanation, TokenPiece, Turn, explain};
 pub use features::{Feature, Features};
 pub use fuse::{Agreement, FuseOptions, FuseReport, fuse};
+pub use mlxengine_engine::answer::message;
 pub use mlxengine_engine::evaluate::{Likelihood, Perplexity};
+pub use mlxengine_engine::text::probe::{Parting, ThinkingSwitch};
 pub use mlxengine_engine::{
-    Batch, BatchEvent, BatchOptions, CancelToken, Content, ContentPart, Draft, DraftSource, EngineError, ErrorKind,
-    FinishReason, Finished, Function, GenerateOptions, GenerateParams, LogitsProcessor, Message, RenderOptions, Result,
-    Role, Sequence, Speculation, Stats, Step, ToolCall,
+    AnswerFormat, AnswerParser, Batch, BatchEvent, BatchOptions, CancelToken, Capabilities, Constraint, Content,
+    ContentPart, Draft, DraftSource, EngineError, ErrorKind, FinishReason, Finished, Function, GenerateOptions,
+    GenerateParams, Grammar, LogitsProcessor, Message, Piece, RenderOptions, Result, Role, Sequence, Speculation,
+    Stats, Step, ToolCall, ToolChoice, Tools,
 };
 pub use mlxengine_models::families::{FAMILIES, Family};
 pub use mlxengine_models::{CacheOptions, KvQuantization, Loss, Precision};

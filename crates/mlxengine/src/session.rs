@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use mlxengine_engine::{
-    CancelToken, EngineError, ErrorKind, FinishReason, GenerateParams, LogitsProcessor, Message, RenderOptions, Result,
-    Role, Sequence, Stats, Step,
+    CancelToken, EngineError, ErrorKind, FinishReason, GenerateParams, LogitsProcessor, Message, Piece, RenderOptions,
+    Result, Role, Sequence, Stats, Step, answer,
 };
 
 use crate::engine::{Generated, InferenceEngine, LlmEngine, Prompt, TokenStream};
@@ -234,7 +234,8 @@ impl ChatSession {
         Ok(ReplyStream {
             session: self.clone(),
             stream: Some(stream.with_cancel(self.cancel.clone())),
-            text: String::new(),
+            said: Vec::new(),
+            shown: 0,
             before: Some(before),
         })
     }
@@ -266,7 +267,10 @@ impl ChatSession {
 pub struct ReplyStream {
     session: ChatSession,
     stream: Option<TokenStream>,
-    text: String,
+    /// The reply so far.
+    said: Vec<Piece>,
+    /// Its pieces that were handed out.
+    shown: usize,
     /// The turns as they were, in case of a failure.
     before: Option<Vec<Message>>,
 }
@@ -291,6 +295,12 @@ impl ReplyStream {
         self
     }
 
+    /// Thoughts, text and calls that became certain with the steps since this was last asked.
+    pub fn take_pieces(&mut self) -> Vec<Piece> {
+        let from = std::mem::replace(&mut self.shown, self.said.len());
+        self.said[from..].to_vec()
+    }
+
     /// What was computed so far, and how fast.
     pub fn stats(&self) -> Stats {
         self.stream.as_ref().map_or_else(|| self.session.stats().unwrap_or_default(), TokenStream::stats)
@@ -307,19 +317,21 @@ impl ReplyStream {
             tokens.push((step.token, step.logprob));
             finish = step.finish.unwrap_or(finish);
         }
-        Ok(Generated { text: std::mem::take(&mut self.text), finish, stats: self.stats(), tokens })
+        Ok(Generated::new(std::mem::take(&mut self.said), finish, self.stats(), tokens))
     }
 
     /// Ends the reply: the conversation gets what was said, or becomes what it was.
     fn close(&mut self, failed: bool) {
-        let Some(stream) = self.stream.take() else { return };
+        let Some(mut stream) = self.stream.take() else { return };
+        stream.end();
+        self.said.extend(stream.take_pieces());
         let mut talk = self.session.lock();
         talk.answering = false;
         talk.stats = Some(stream.stats());
         talk.sequence = Some(stream.into_sequence());
         match self.before.take() {
             Some(before) if failed => talk.messages = before,
-            _ => talk.messages.push(Message::assistant(self.text.clone())),
+            _ => talk.messages.push(answer::message(self.said.iter().cloned())),
         }
     }
 }
@@ -328,10 +340,11 @@ impl Iterator for ReplyStream {
     type Item = Result<Step>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let step = self.stream.as_mut()?.next();
+        let stream = self.stream.as_mut()?;
+        let step = stream.next();
+        self.said.extend(stream.take_pieces());
         match &step {
             Some(Ok(step)) => {
-                self.text.push_str(&step.text);
                 if step.finish.is_some() {
                     self.close(false);
                 }

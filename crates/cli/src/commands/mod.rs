@@ -5,6 +5,7 @@ pub mod cache_prompt;
 pub mod chat;
 pub mod completions;
 pub mod evaluate;
+pub mod explain;
 pub mod families;
 pub mod fuse;
 pub mod generate;

@@ -41,7 +41,7 @@ pub fn run(arguments: &RunArguments, app: &App) -> Result<()> {
         print_json(stream, arguments, &engine, &params, app)?
     } else {
         let mut stream = stream;
-        let finish = answer::print(&mut stream, &app.printer);
+        let finish = answer::print(&mut stream, &app.printer, arguments.generation.hide_thinking);
         let stats = stream.stats();
         drop(stream);
         (finish?, stats)
@@ -120,10 +120,16 @@ fn print_json(
     let Some(finish) = stream.finish_reason().filter(|finish| *finish != FinishReason::Cancelled) else {
         return Ok((FinishReason::Cancelled, stats));
     };
-    let text: String = steps.iter().map(|step| step.text.as_str()).collect();
+    let said = mlxengine::message(stream.take_pieces());
     let mut object = Map::new();
     object.insert("model".into(), json!(arguments.model));
-    object.insert("text".into(), json!(text));
+    object.insert("text".into(), json!(said.content.text()));
+    if let Some(reasoning) = said.reasoning {
+        object.insert("reasoning".into(), json!(reasoning));
+    }
+    if !said.tool_calls.is_empty() {
+        object.insert("tool_calls".into(), json!(said.tool_calls));
+    }
     object.insert("finish_reason".into(), json!(finish));
     object.insert("prompt_tokens".into(), json!(stats.prompt_tokens));
     object.insert("cached_tokens".into(), json!(stats.cached_tokens));

@@ -43,11 +43,15 @@ impl Answer {
         let context = context.into_iter().chain(model.context()).min();
         let room = room_for_answer(before + prompt.len(), context)?;
         let protected: Vec<u32> = model.end_tokens.iter().map(|e| e.id).collect();
+        let mut sampler = Sampler::new(params, 0).with_xtc_protected(&protected);
+        if let Some(grammar) = &params.grammar {
+            sampler = sampler.with_processor(model.constraint(grammar, &prompt)?);
+        }
         Ok(Self {
             stats: Stats { prompt_tokens: prompt.len(), ..Stats::default() },
             limit: params.max_tokens.unwrap_or(usize::MAX).min(room),
             vocab,
-            sampler: Sampler::new(params, 0).with_xtc_protected(&protected),
+            sampler,
             detokenizer: model.tokenizer.detokenizer(),
             stops: StopScanner::new(&params.stop),
             params: params.clone(),
@@ -104,6 +108,9 @@ impl Answer {
         self.logits.clear();
         self.logits.extend_from_slice(logits);
         let sampled = self.sampler.sample(&mut self.logits, &self.history, self.history.len() as u64);
+        if let Some(failure) = self.sampler.take_failure() {
+            return Err(failure);
+        }
         if sampled.logprob.is_nan() {
             let message = "the model computed no finite score for any token: its weights are damaged";
             return Err(

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::constrain::Grammar;
 use crate::error::{EngineError, ErrorKind, Result};
 
 /// The parameters of a generation. The defaults are mlx-lm's: the likeliest token each time, no penalties.
@@ -52,6 +53,9 @@ pub struct GenerateParams {
     /// Name of a loaded adapter under which the answer is computed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
+    /// What the answer has to be, beside thoughts before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grammar: Option<Grammar>,
 }
 
 impl Default for GenerateParams {
@@ -77,6 +81,7 @@ impl Default for GenerateParams {
             stop: Vec::new(),
             ignore_eos: false,
             adapter: None,
+            grammar: None,
         }
     }
 }
@@ -120,6 +125,8 @@ setters! {
     with_stop(stop: Vec<String>) = stop;
     /// Sets `ignore_eos`.
     with_ignore_eos(ignore_eos: bool) = ignore_eos;
+    /// Sets `grammar`.
+    with_grammar(grammar: Grammar) = Some(grammar);
 }
 
 impl GenerateParams {
@@ -185,6 +192,11 @@ impl GenerateParams {
         }
         if self.stop.iter().any(String::is_empty) {
             return Err(invalid("stop strings must not be empty".to_owned()));
+        }
+        if self.grammar.is_some() && self.ignore_eos {
+            return Err(invalid(
+                "ignore_eos and a grammar exclude each other: an end token ends what is complete".to_owned(),
+            ));
         }
         Ok(())
     }

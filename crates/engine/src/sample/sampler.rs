@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use super::filters::{self, Scratch};
 use super::penalties::{self, Seen};
 use super::{GenerateParams, math, philox};
+use crate::error::EngineError;
 
 /// A token and how likely it was.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -25,6 +26,11 @@ pub struct Sampled {
 pub trait LogitsProcessor: Send {
     /// Changes `logits` given the tokens so far; -inf forbids a token.
     fn process(&mut self, history: &[u32], logits: &mut [f32]);
+
+    /// Why the last call forbade every token, if it was because something failed.
+    fn take_failure(&mut self) -> Option<EngineError> {
+        None
+    }
 }
 
 impl LogitsProcessor for Box<dyn LogitsProcessor> {
@@ -94,6 +100,11 @@ impl Sampler {
     pub fn with_xtc_protected(mut self, tokens: &[u32]) -> Self {
         self.xtc_protected = tokens.to_vec();
         self
+    }
+
+    /// Why a processor forbade every token, if one failed.
+    pub fn take_failure(&mut self) -> Option<EngineError> {
+        self.processors.iter_mut().find_map(|processor| processor.take_failure())
     }
 
     /// The seed in use; with it the same text comes again.

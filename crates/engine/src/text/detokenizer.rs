@@ -124,7 +124,7 @@ fn decode_trimmed(bytes: &[u8], trim: bool) -> String {
 }
 
 /// The byte that a character of GPT-2's alphabet stands for: printable Latin-1 for itself, the 68 others from U+0100.
-fn alphabet_byte(c: char) -> Option<u8> {
+pub(crate) fn alphabet_byte(c: char) -> Option<u8> {
     match u32::from(c) {
         code @ (0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF) => u8::try_from(code).ok(),
         code @ 0x100..=0x120 => u8::try_from(code - 0x100).ok(),
@@ -160,14 +160,7 @@ impl ByteLevel {
     }
 
     fn finish(&mut self) -> String {
-        let mut bytes = Vec::with_capacity(self.held.len());
-        for c in self.held.chars() {
-            match alphabet_byte(c) {
-                Some(byte) => bytes.push(byte),
-                None => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-            }
-        }
-        let text = decode_trimmed(&bytes, !self.started);
+        let text = decode_trimmed(&byte_level_bytes(&self.held), !self.started);
         self.emit(text)
     }
 
@@ -179,6 +172,30 @@ impl ByteLevel {
     }
 }
 
+/// The bytes of a token in GPT-2's alphabet; a character outside it stands for itself.
+pub(super) fn byte_level_bytes(token: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(token.len());
+    for c in token.chars() {
+        match alphabet_byte(c) {
+            Some(byte) => bytes.push(byte),
+            None => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    bytes
+}
+
+/// The bytes of a token with `▁` for spaces and `<0x0A>` for a byte.
+pub(super) fn sentencepiece_bytes(token: &str) -> Vec<u8> {
+    match byte_token(token) {
+        Some(byte) => vec![byte],
+        None => replace_spaces(token.as_bytes()),
+    }
+}
+
+fn byte_token(token: &str) -> Option<u8> {
+    token.strip_prefix("<0x").and_then(|hex| u8::from_str_radix(hex.get(..2)?, 16).ok())
+}
+
 #[derive(Debug, Clone, Default)]
 struct SentencePiece {
     held: Vec<u8>,
@@ -188,7 +205,7 @@ struct SentencePiece {
 
 impl SentencePiece {
     fn push(&mut self, token: &str) -> String {
-        match token.strip_prefix("<0x").and_then(|hex| u8::from_str_radix(hex.get(..2)?, 16).ok()) {
+        match byte_token(token) {
             Some(byte) => self.held.push(byte),
             None => self.held.extend_from_slice(token.as_bytes()),
         }

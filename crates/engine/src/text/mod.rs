@@ -2,6 +2,7 @@
 
 pub mod detokenizer;
 pub mod end_tokens;
+pub mod probe;
 mod python;
 pub mod stop;
 mod strftime;
@@ -12,6 +13,7 @@ pub mod tokenizer;
 
 pub use detokenizer::{Detokenizer, DetokenizerKind};
 pub use end_tokens::EndToken;
+pub use probe::{Capabilities, Parting, ThinkingSwitch};
 pub use stop::StopScanner;
 pub use strftime::CivilTime;
 pub use template::{ChatTemplate, RenderOptions, Rendered};

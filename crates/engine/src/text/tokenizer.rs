@@ -9,7 +9,7 @@ use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
 use tokenizers::{AddedToken, Tokenizer as Core};
 
-use super::detokenizer::{Detokenizer, DetokenizerKind};
+use super::detokenizer::{Detokenizer, DetokenizerKind, byte_level_bytes, sentencepiece_bytes};
 use super::end_tokens::{EndToken, end_tokens};
 use crate::error::{EngineError, ErrorKind, Result};
 
@@ -128,6 +128,29 @@ impl Tokenizer {
     /// A detokenizer for one stream of tokens, of the kind that this tokenizer's decoder asks for.
     pub fn detokenizer(&self) -> Detokenizer {
         Detokenizer::new(self.clone())
+    }
+
+    /// The bytes that each token adds to a text, as a function of its id: none for an id without a token.
+    pub fn piece_decoder(&self) -> Box<dyn Fn(u32) -> Vec<u8> + '_> {
+        match self.detokenizer_kind() {
+            DetokenizerKind::ByteLevel => Box::new(|id| byte_level_bytes(&self.id_to_token(id).unwrap_or_default())),
+            DetokenizerKind::SentencePiece { .. } => {
+                Box::new(|id| sentencepiece_bytes(&self.id_to_token(id).unwrap_or_default()))
+            }
+            DetokenizerKind::Naive { .. } => {
+                // What a token looks like behind another one: word pieces glue themselves on or bring a space.
+                let anchor = self.encode("a", false).unwrap_or_default();
+                let alone = self.decode(&anchor, false).unwrap_or_default();
+                Box::new(move |id| {
+                    if self.id_to_token(id).is_none() {
+                        return Vec::new();
+                    }
+                    let both: Vec<u32> = anchor.iter().copied().chain([id]).collect();
+                    let text = self.decode(&both, false).unwrap_or_default();
+                    text.strip_prefix(alone.as_str()).unwrap_or_default().as_bytes().to_vec()
+                })
+            }
+        }
     }
 
     /// Which kind of streaming detokenizer applies.

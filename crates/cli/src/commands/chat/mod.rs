@@ -28,6 +28,7 @@ struct Chat<'a> {
     session: ChatSession,
     options: RenderOptions,
     verbose: bool,
+    hide_thinking: bool,
     /// Files that this conversation wrote or read, and may write again.
     own_files: BTreeSet<PathBuf>,
 }
@@ -46,7 +47,14 @@ pub fn run(arguments: &ChatArguments, app: &App) -> Result<()> {
     session.set_system(arguments.generation.system.as_deref());
     let options = render_options(&arguments.generation);
     session.set_render_options(options.clone());
-    let mut chat = Chat { app, session, options, verbose: arguments.generation.verbose, own_files: BTreeSet::new() };
+    let mut chat = Chat {
+        app,
+        session,
+        options,
+        verbose: arguments.generation.verbose,
+        hide_thinking: arguments.generation.hide_thinking,
+        own_files: BTreeSet::new(),
+    };
     match piped {
         Some(text) => chat.answer_once(&text),
         None => chat.converse(&engine),
@@ -124,7 +132,7 @@ impl Chat<'_> {
         let mut reply = reply.with_progress(move |done, all| bar.update(done, all));
         let finish = {
             let _guard = self.app.interrupts.guard(reply.cancel_token());
-            answer::print(&mut reply, printer)
+            answer::print(&mut reply, printer, self.hide_thinking)
         };
         drop(reply);
         let finish = finish?;

@@ -1,0 +1,63 @@
+//! What answers have to be, and what of that a model cannot do.
+
+use mlxengine::{Capabilities, Grammar, InferenceEngine, ToolChoice, Tools};
+use serde_json::json;
+
+use crate::App;
+use crate::arguments::{GenerationArguments, StructureArguments};
+use crate::failure::{Result, invalid};
+use crate::settings::{list, render_options};
+
+/// The grammar that was asked for.
+pub fn grammar(arguments: &StructureArguments, engine: &InferenceEngine) -> Result<Option<Grammar>> {
+    if let Some(schema) = &arguments.json_schema {
+        return Ok(Some(Grammar::JsonSchema(schema.clone())));
+    }
+    if let Some(choice) = &arguments.tool_choice {
+        return calls(arguments, choice, engine).map(Some);
+    }
+    if arguments.json_object {
+        return Ok(Some(Grammar::JsonObject));
+    }
+    let regex = arguments.regex.clone().map(Grammar::Regex);
+    Ok(regex.or_else(|| arguments.grammar.clone().map(Grammar::Lark)))
+}
+
+fn calls(arguments: &StructureArguments, choice: &str, engine: &InferenceEngine) -> Result<Grammar> {
+    let model = engine.model()?;
+    let Some(format) = model.answer_format.tools() else {
+        return Err(invalid("calls cannot be constrained: the model has no known way to write them")
+            .with_remedy("leave --tool-choice out")
+            .into());
+    };
+    let choice = match choice {
+        "auto" => ToolChoice::Auto,
+        "required" => ToolChoice::Required,
+        name => ToolChoice::Named(name.to_owned()),
+    };
+    let tools = Tools::from(list(arguments.tools.clone().unwrap_or_else(|| json!([]))));
+    Ok(model.constrainer()?.calls(format, &tools, &choice)?)
+}
+
+/// Says what the template does not look at.
+pub fn note_ignored(arguments: &GenerationArguments, engine: &InferenceEngine, app: &App) -> Result<()> {
+    let options = render_options(arguments);
+    let model = engine.model()?;
+    if (options.extra.is_empty() && options.tools.is_none()) || model.templates.is_empty() {
+        return Ok(());
+    }
+    let found = Capabilities::of(&model.template(options.tools.is_some())?);
+    if options.tools.is_some() && !found.tools {
+        app.printer.note("--tools: no effect, for the model's chat template does not show tools");
+    }
+    if arguments.think.is_some() && found.thinking.is_empty() {
+        app.printer.note("--think: no effect, for the model's chat template has no switch for thinking");
+    }
+    let names = arguments.chat_template_arg.iter().map(|(name, _)| name.as_str());
+    let given = names.chain(arguments.chat_template_config.iter().flatten().map(|(name, _)| name.as_str()));
+    let ignored = found.ignored(given);
+    if !ignored.is_empty() {
+        app.printer.note(&format!("{}: no effect, for the model's chat template ignores it", ignored.join(", ")));
+    }
+    Ok(())
+}
