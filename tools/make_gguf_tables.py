@@ -39,7 +39,7 @@ def table():
 
 
 def seed(name, fill):
-    path = ROOT / "fuzz/seeds/gguf_header" / name
+    path = ROOT / "fuzz/seeds" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = GGUFWriter(path, "llama")
     fill(writer)
@@ -71,6 +71,41 @@ def all_values(writer):
     writer.add_tensor("coded", quants.quantize(np.linspace(-1, 1, 128, dtype=np.float32).reshape(2, 64), Type.Q8_0), raw_dtype=Type.Q8_0)
 
 
+def model(pieces):
+    def fill(writer):
+        writer.add_block_count(1)
+        writer.add_context_length(64)
+        writer.add_embedding_length(32)
+        writer.add_feed_forward_length(32)
+        writer.add_head_count(2)
+        writer.add_head_count_kv(1)
+        writer.add_rope_dimension_count(16)
+        writer.add_layer_norm_rms_eps(1e-5)
+        writer.add_tokenizer_model("llama" if pieces else "gpt2")
+        writer.add_token_list(["<unk>", "<s>", "</s>", "<0x41>", "a", "b", "ab", "▁ab", "▁"])
+        writer.add_token_types([2, 3, 3, 6, 1, 1, 1, 1, 1])
+        if pieces:
+            writer.add_token_scores([0, 0, 0, 0, -5, -6, -1, -2, -7])
+        else:
+            writer.add_tokenizer_pre("qwen2")
+            writer.add_token_merges(["a b", "▁ ab"])
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+        writer.add_chat_template("{% for m in messages %}{{ m.content }}{% endfor %}")
+        rng = np.random.default_rng(3)
+        matrix = lambda rows, kind: (quants.quantize(rng.normal(size=(rows, 32)).astype(np.float32), kind), kind)
+        for name, rows, kind in (("token_embd", 9, Type.Q8_0), ("blk.0.attn_q", 32, Type.Q4_0), ("blk.0.attn_k", 16, Type.Q4_1),
+                                 ("blk.0.attn_v", 16, Type.Q5_0), ("blk.0.attn_output", 32, Type.Q5_1), ("blk.0.ffn_gate", 32, Type.F16),
+                                 ("blk.0.ffn_up", 32, Type.BF16), ("blk.0.ffn_down", 32, Type.Q8_0)):
+            data, kind = matrix(rows, kind)
+            writer.add_tensor(f"{name}.weight", data, raw_dtype=None if kind == Type.F16 else kind)
+        for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
+            writer.add_tensor(f"{name}.weight", np.ones(32, np.float32))
+    return fill
+
+
 table()
-seed("values.gguf", all_values)
-seed("empty.gguf", lambda writer: None)
+seed("gguf_header/values.gguf", all_values)
+seed("gguf_header/empty.gguf", lambda writer: None)
+seed("gguf_model/bytes.gguf", model(False))
+seed("gguf_model/pieces.gguf", model(True))

@@ -68,6 +68,7 @@ fn run(arguments: Arguments, printer: Printer, started: Instant) -> Result<()> {
         Some(Command::Chat(arguments)) => commands::chat::run(&arguments, &app),
         Some(Command::Run(arguments)) => commands::run::run(&arguments, &app),
         Some(Command::Show(arguments)) => commands::show::run(&arguments, &app),
+        Some(Command::Import(arguments)) => commands::import::run(&arguments, &app),
         Some(Command::Families(arguments)) => commands::families::run(&arguments, &app),
         Some(Command::Bench(arguments)) => commands::bench::run(&arguments, &app),
         Some(Command::Completions { shell }) => commands::completions::run(shell, &app.printer),

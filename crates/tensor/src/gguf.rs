@@ -1,6 +1,7 @@
 //! The GGUF format: metadata by key, and tensors in blocks of many encodings.
 
 mod blocks;
+mod convert;
 mod encoding;
 mod reader;
 
@@ -11,6 +12,7 @@ use std::path::Path;
 use crate::{Bytes, FileError, Shape};
 
 pub use blocks::{GROUP, decode, groups};
+pub use convert::{Deviation, Rows, Stored, convert};
 pub use encoding::Encoding;
 
 /// The first bytes of every GGUF file.

@@ -3,6 +3,7 @@
 mod bench;
 mod common;
 mod errors;
+mod import;
 #[cfg(unix)]
 mod pipes;
 mod run;

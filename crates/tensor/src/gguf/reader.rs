@@ -79,7 +79,9 @@ impl Info {
             Some(range) if range.end <= length => {
                 fail(format!("tensor `{name}` begins at byte {offset}, which is not aligned: the file is damaged"))
             }
-            _ => fail(format!("tensor `{name}` ends after the file's {length} bytes: it is cut short, download it again")),
+            _ => fail(format!(
+                "tensor `{name}` ends after the file's {length} bytes: it is cut short, download it again"
+            )),
         }
     }
 }
@@ -113,7 +115,9 @@ impl<'a> Reader<'a> {
     fn count(&self, count: u64, least: usize, what: &str) -> Result<usize> {
         match usize::try_from(count) {
             Ok(n) if n.checked_mul(least).is_some_and(|bytes| bytes <= self.rest.len()) => Ok(n),
-            _ => fail(format!("the header claims {count} {what}, more than the file can hold: it is cut short or damaged, download it again")),
+            _ => fail(format!(
+                "the header claims {count} {what}, more than the file can hold: it is cut short or damaged, download it again"
+            )),
         }
     }
 
