@@ -28,6 +28,8 @@ ARCHITECTURES = {
     "granite": "granite", "starcoder2": "starcoder2", "stablelm": "stablelm", "olmo2": "olmo2", "glm4": "glm4",
     "exaone": "exaone", "cohere": "command-r", "cohere2": "cohere2", "smollm3": "smollm3", "lfm2": "lfm2", "gpt_oss": "gpt-oss",
 }
+parameters = config.get("rope_parameters") or {}
+config.setdefault("rope_theta", parameters.get("rope_theta", 10000.0))
 family = config["model_type"]
 arch = ARCHITECTURES[family]
 heads, hidden = config["num_attention_heads"], config["hidden_size"]
@@ -120,7 +122,7 @@ if experts := config.get("num_experts") or config.get("num_local_experts"):
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
     if "shared_expert_intermediate_size" in config:
         writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
-scaling = config.get("rope_scaling") or {}
+scaling = config.get("rope_scaling") or parameters
 kind = scaling.get("rope_type", scaling.get("type"))
 if kind in ("linear", "yarn"):
     writer.add_rope_scaling_type(gguf.RopeScalingType(kind))

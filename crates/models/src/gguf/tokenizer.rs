@@ -77,6 +77,11 @@ impl<'a> Vocabulary<'a> {
         self.roles.iter().filter_map(of).collect()
     }
 
+    /// Whether a text begins as if a space came before it.
+    fn marks_first_word(&self) -> bool {
+        !matches!(key(self.layout, "add_space_prefix"), Some(Entry::Bool(false)))
+    }
+
     /// The tokens that text never becomes by merging.
     fn added(&self) -> Vec<Value> {
         let added = |(id, kind): (usize, &Type)| {
@@ -111,10 +116,9 @@ impl<'a> Vocabulary<'a> {
             Kind::Bytes(words) => (Some(words), self.merges()?),
             Kind::Pieces => (None, self.merges_by_score(&vocabulary)?),
         };
-        let prefix = !matches!(key(self.layout, "add_space_prefix"), Some(Entry::Bool(false)));
         let (normalizer, pre_tokenizer, decoder) = match words {
             Some(words) => bytes(words),
-            None => pieces(prefix),
+            None => pieces(self.marks_first_word()),
         };
         let unknown = self.role("unk").or_else(|| self.types.iter().position(|kind| *kind == Type::Unknown));
         let unknown = unknown.filter(|_| words.is_none()).map(|id| &self.tokens[id]);
@@ -206,7 +210,12 @@ impl<'a> Vocabulary<'a> {
     /// `tokenizer_config.json`.
     pub(super) fn configuration(&self) -> Value {
         let mut config = Map::new();
-        config.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
+        // By this class and the kind of model, readers tell whether a word after a special token has a mark before it.
+        let class = match self.kind {
+            Kind::Pieces if self.marks_first_word() => "LlamaTokenizer",
+            _ => "PreTrainedTokenizerFast",
+        };
+        config.insert("tokenizer_class".to_owned(), json!(class));
         config.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
         config.extend(self.roles.iter().map(|(role, id)| (format!("{role}_token"), json!(self.tokens[*id]))));
         let added = self.added().into_iter().map(|mut token| {
