@@ -29,8 +29,9 @@ impl<'a> Metadata<'a> {
             return Err(Error::unsupported(format!("the file holds no language model but something of type `{kind}`")));
         }
         if let Some(Value::Unsigned(count @ 2..)) = file.layout().get("split.count") {
-            let message =
-                format!("the model is split over {count} files: join them first, as llama-gguf-split --merge does");
+            let message = format!(
+                "the model is split over {count} files: join them first, with --merge of the tool that split it"
+            );
             return Err(Error::unsupported(message));
         }
         Ok(Self { file, architecture, asked: RefCell::default() })

@@ -210,11 +210,7 @@ impl<'a> Vocabulary<'a> {
     /// `tokenizer_config.json`.
     pub(super) fn configuration(&self) -> Value {
         let mut config = Map::new();
-        // By this class and the kind of model, readers tell whether a word after a special token has a mark before it.
-        let class = match self.kind {
-            Kind::Pieces if self.marks_first_word() => "LlamaTokenizer",
-            _ => "PreTrainedTokenizerFast",
-        };
+        let class = self.kind.class(self.marks_first_word());
         config.insert("tokenizer_class".to_owned(), json!(class));
         config.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
         config.extend(self.roles.iter().map(|(role, id)| (format!("{role}_token"), json!(self.tokens[*id]))));

@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 use crate::gguf::Metadata;
 use crate::{Error, Result};
 
-pub(crate) use pre_tokenizers::{Kind, Words};
+use pre_tokenizers::WORDS;
+
+pub(crate) use pre_tokenizers::Words;
 
 /// How one of GGUF's architectures becomes a checkpoint.
 pub(crate) struct Architecture {
@@ -393,4 +395,44 @@ fn lfm2(m: &Metadata<'_>) -> Result<Map<String, Value>> {
         "block_ff_dim": m.need("feed_forward_length")?, "block_auto_adjust_ff_dim": false, "block_multiple_of": 256,
         "block_ffn_dim_multiplier": 1.0, "layer_types": types,
     })))
+}
+
+/// How a vocabulary becomes tokens.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    /// Bytes are merged, inside of words.
+    Bytes(&'static Words),
+    /// Pieces of text are merged, the best score first.
+    Pieces,
+}
+
+impl Kind {
+    /// The kind that a file names.
+    pub(crate) fn find(model: &str, words: Option<&str>) -> Result<Kind> {
+        match (model, words) {
+            ("llama", _) => Ok(Kind::Pieces),
+            ("gpt2", Some(name)) => {
+                WORDS.iter().find(|words| words.names.contains(&name)).map(Kind::Bytes).ok_or_else(|| {
+                    let known: Vec<&str> = WORDS.iter().flat_map(|words| words.names).copied().collect();
+                    Error::unsupported(format!(
+                        "the pre-tokenizer `{name}` is not known; known are {}",
+                        known.join(", ")
+                    ))
+                })
+            }
+            ("gpt2", None) => {
+                Err(Error::unsupported("the file does not say what words are (tokenizer.ggml.pre): convert it again"))
+            }
+            _ => Err(Error::unsupported(format!("the tokenizer `{model}` is not known; known are gpt2 and llama"))),
+        }
+    }
+
+    /// The class that readers of checkpoints know it by; where a text begins with a mark, they tell by it and the kind of model
+    /// whether a word after a special token does too.
+    pub(crate) fn class(self, marks_first_word: bool) -> &'static str {
+        match self {
+            Kind::Pieces if marks_first_word => "LlamaTokenizer",
+            _ => "PreTrainedTokenizerFast",
+        }
+    }
 }

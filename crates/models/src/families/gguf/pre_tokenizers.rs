@@ -1,20 +1,9 @@
-//! Tokenizers by the names that GGUF gives them.
-
-use crate::{Error, Result};
-
-/// How a vocabulary becomes tokens.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Kind {
-    /// Bytes are merged, inside of words.
-    Bytes(&'static Words),
-    /// Pieces of text are merged, the best score first.
-    Pieces,
-}
+//! What words are to tokenizers, by the names that GGUF gives them.
 
 /// What a word is, beyond which no bytes are merged.
 #[derive(Debug)]
 pub(crate) struct Words {
-    names: &'static [&'static str],
+    pub(super) names: &'static [&'static str],
     /// Expressions that cut one after the other; without any, those of the byte-level tokenizer itself do.
     pub(crate) splits: &'static [&'static str],
     /// Each digit is a word, before the byte-level tokenizer's expression.
@@ -38,7 +27,7 @@ const CASED_ENDINGS: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*
 const SYMBOLS: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
 const DIGITS: Words = Words { single_digits: true, ..PLAIN };
 
-const WORDS: &[Words] = &[
+pub(super) const WORDS: &[Words] = &[
     Words { names: &["gpt-2", "phi-2", "olmo", "mellum", "exaone4", "jais"], ..PLAIN },
     Words { names: &["smollm", "starcoder", "refact", "exaone", "codeshell"], ..DIGITS },
     Words { names: &["command-r"], composed: true, ..DIGITS },
@@ -58,25 +47,3 @@ const WORDS: &[Words] = &[
     Words { names: &["gpt-4o", "llama4"], splits: &[CASED_ENDINGS], ..PLAIN },
     Words { names: &["deepseek-v3"], splits: &[r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", SYMBOLS], ..PLAIN },
 ];
-
-impl Kind {
-    /// The kind that a file names.
-    pub(crate) fn find(model: &str, words: Option<&str>) -> Result<Kind> {
-        match (model, words) {
-            ("llama", _) => Ok(Kind::Pieces),
-            ("gpt2", Some(name)) => {
-                WORDS.iter().find(|words| words.names.contains(&name)).map(Kind::Bytes).ok_or_else(|| {
-                    let known: Vec<&str> = WORDS.iter().flat_map(|words| words.names).copied().collect();
-                    Error::unsupported(format!(
-                        "the pre-tokenizer `{name}` is not known; known are {}",
-                        known.join(", ")
-                    ))
-                })
-            }
-            ("gpt2", None) => {
-                Err(Error::unsupported("the file does not say what words are (tokenizer.ggml.pre): convert it again"))
-            }
-            _ => Err(Error::unsupported(format!("the tokenizer `{model}` is not known; known are gpt2 and llama"))),
-        }
-    }
-}
