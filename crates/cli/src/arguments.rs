@@ -44,6 +44,8 @@ pub enum Command {
     Show(ShowArguments),
     /// Say what a model makes of a conversation: text, tokens, what its template can do, and what is read again
     Explain(ExplainArguments),
+    /// Make an MLX model of a GGUF file
+    Import(ImportArguments),
     /// List the families of models that are known
     Families(FamiliesArguments),
     /// Measure how fast a model reads and writes here
@@ -96,7 +98,7 @@ pub struct DeviceArguments {
 /// `mlxengine chat`.
 #[derive(Args, Clone, Default)]
 pub struct ChatArguments {
-    /// A directory, mlx://org/name, or demo [default: LLM_CHAT_API_URL, or demo]
+    /// A directory, a GGUF file, mlx://org/name, or demo [default: LLM_CHAT_API_URL, or demo]
     pub model: Option<String>,
 
     /// What chat and run share.
@@ -107,7 +109,7 @@ pub struct ChatArguments {
 /// `mlxengine run`.
 #[derive(Args)]
 pub struct RunArguments {
-    /// A directory, mlx://org/name, or demo
+    /// A directory, a GGUF file, mlx://org/name, or demo
     pub model: String,
 
     /// What to say; piped input is added after it
@@ -201,7 +203,7 @@ pub struct FuseArguments {
 /// `mlxengine show`.
 #[derive(Args)]
 pub struct ShowArguments {
-    /// A directory, mlx://org/name, or demo
+    /// A directory, a GGUF file, mlx://org/name, or demo
     pub model: String,
 
     /// Print one JSON object
@@ -230,6 +232,20 @@ pub struct ExplainArguments {
     /// Whether the model thinks first, or how hard
     #[arg(long, value_name = "HOW")]
     pub think: Option<Think>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `mlxengine import`.
+#[derive(Args)]
+pub struct ImportArguments {
+    /// A GGUF file, as llama.cpp, ollama and LM Studio use them
+    pub file: PathBuf,
+
+    /// What to call the model: org/name, a name, or a new directory that begins with . or / [default: the file's name]
+    pub name: Option<String>,
 
     /// Print one JSON object
     #[arg(long)]
@@ -292,7 +308,7 @@ pub struct FamiliesArguments {
 /// `mlxengine bench`. Options and their meaning are those of llama.cpp's `llama-bench`; lists make a test of each combination.
 #[derive(Args)]
 pub struct BenchArguments {
-    /// A directory, mlx://org/name, or demo
+    /// A directory, a GGUF file, mlx://org/name, or demo
     #[arg(short, long, value_name = "MODEL")]
     pub model: String,
 

@@ -1,19 +1,51 @@
 //! Loading a model, with a bar if it takes a while.
 
-use mlxengine::{Draft, EngineError, ErrorKind, Feature, GenerateParams, InferenceEngine, LlmEngine, LoadOptions};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use mlxengine::gguf::{self, Progress};
+use mlxengine::{
+    CancelToken, Draft, EngineError, ErrorKind, Feature, GenerateParams, InferenceEngine, LlmEngine, LoadOptions,
+};
 
 use crate::App;
 use crate::arguments::{Defaults, DraftArguments, GenerationArguments};
-use crate::failure::Result;
+use crate::failure::{Result, Stop};
 use crate::settings;
 use crate::structure;
 
-/// Loads a model.
+/// Loads a model; a GGUF file is imported first, if it was not before.
 pub fn load(model: &str, options: &LoadOptions, app: &App) -> Result<InferenceEngine> {
+    if let Some(imports) = options.paths.imports.as_deref().filter(|_| gguf::is_gguf(Path::new(model))) {
+        let (directory, report) = watched(app, |progress| gguf::imported(Path::new(model), imports, progress))?;
+        if let Some(report) = report {
+            let loss = match report.deviation.relative() {
+                0.0 => "without loss".to_owned(),
+                loss => format!("with a relative RMS error of {:.2} %", 100.0 * loss),
+            };
+            app.printer.note(&format!("imported {loss} to {}", directory.display()));
+        }
+    }
     let mut bar = app.printer.bar("loading", "layers");
     let engine = InferenceEngine::load_with(model, options, |progress| bar.update(progress.done, progress.total));
     drop(bar);
     Ok(engine?)
+}
+
+/// Imports with a bar; Ctrl-C stops it, and nothing is left of it.
+pub fn watched<T>(
+    app: &App,
+    import: impl FnOnce(&mut dyn FnMut(Progress) -> ControlFlow<()>) -> mlxengine::Result<T>,
+) -> Result<T> {
+    let mut bar = app.printer.bar("importing", "MB");
+    let cancel = CancelToken::new();
+    let _guard = app.interrupts.guard(cancel.clone());
+    let result = import(&mut |progress| {
+        bar.update((progress.done / 1_000_000) as usize, (progress.total / 1_000_000) as usize);
+        if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    drop(bar);
+    result.map_err(|error| if error.kind() == ErrorKind::Cancelled { Stop::Interrupted } else { error.into() })
 }
 
 /// Refuses a model that only continues text.

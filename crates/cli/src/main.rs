@@ -73,6 +73,7 @@ fn run(arguments: Arguments, printer: Printer, started: Instant) -> Result<()> {
         Some(Command::Fuse(arguments)) => commands::fuse::run(&arguments, &app),
         Some(Command::Show(arguments)) => commands::show::run(&arguments, &app),
         Some(Command::Explain(arguments)) => commands::explain::run(&arguments, &app),
+        Some(Command::Import(arguments)) => commands::import::run(&arguments, &app),
         Some(Command::Families(arguments)) => commands::families::run(&arguments, &app),
         Some(Command::Bench(arguments)) => commands::bench::run(&arguments, &app),
         Some(Command::Perplexity(arguments)) => commands::evaluate::perplexity(&arguments, &app),

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use mlxengine::{
     CacheOptions, EngineError, ErrorKind, GenerateOptions, GenerateParams, KvQuantization, LoadOptions, ModelPaths,
-    Precision, RenderOptions, device,
+    ModelSource, Precision, RenderOptions, device,
 };
 use serde_json::Value;
 
 use crate::arguments::{
-    Defaults, DeviceArguments, Exactness, GenerationArguments, LoadArguments, SamplingArguments, Think,
+    Defaults, DeviceArguments, Exactness, GenerationArguments, LoadArguments, SamplingArguments, Think, typed_path,
 };
 use crate::failure::{Result, invalid};
 
@@ -30,8 +30,10 @@ const CHAT_URL: Variable = Variable { name: "LLM_CHAT_API_URL", meaning: "the mo
 const HF_HUB_CACHE: Variable =
     Variable { name: "HF_HUB_CACHE", meaning: "the Hub's cache, shared with other programs" };
 const HF_HOME: Variable = Variable { name: "HF_HOME", meaning: "the folder of that cache, as `hub` in it" };
-const XDG_CACHE_HOME: Variable =
-    Variable { name: "XDG_CACHE_HOME", meaning: "the folder of that cache, as `huggingface/hub` in it [~/.cache]" };
+const XDG_CACHE_HOME: Variable = Variable {
+    name: "XDG_CACHE_HOME",
+    meaning: "the folder of that cache, as `huggingface/hub` in it, and of our own [~/.cache]",
+};
 const NO_COLOR: Variable = Variable { name: "NO_COLOR", meaning: "if set and not empty: no colours" };
 const TERM: Variable = Variable { name: "TERM", meaning: "if `dumb`: no colours and no bars" };
 
@@ -87,6 +89,8 @@ pub struct Settings {
     isa: Option<String>,
     threads: Option<usize>,
     paths: ModelPaths,
+    /// Where models are put that this program writes.
+    new_models: Option<PathBuf>,
     chat_url: Option<String>,
     home: Option<PathBuf>,
 }
@@ -95,13 +99,20 @@ impl Settings {
     /// Resolves the device's arguments with the environment; arguments win.
     pub fn read(arguments: &DeviceArguments) -> Result<Self> {
         let home = std::env::home_dir();
+        let own = cache(home.as_deref()).map(|cache| cache.join("mlxengine"));
+        let mut directories: Vec<PathBuf> = MODELS.read().iter().flat_map(std::env::split_paths).collect();
+        let own_models = own.as_ref().map(|own| own.join("models"));
+        let new_models = directories.first().or(own_models.as_ref()).cloned();
+        directories.extend(own_models.filter(|models| models.is_dir()));
         Ok(Self {
             isa: isa(arguments)?,
             threads: threads(arguments)?,
             paths: ModelPaths {
                 hub_caches: hub_cache(home.as_deref()).into_iter().collect(),
-                directories: MODELS.read().map(|list| std::env::split_paths(&list).collect()).unwrap_or_default(),
+                directories,
+                imports: own.map(|own| own.join("gguf")),
             },
+            new_models,
             chat_url: CHAT_URL.text()?,
             home,
         })
@@ -120,6 +131,21 @@ impl Settings {
             (None, Some(url)) => Err(CHAT_URL.refuse(url, "the address of a model here, as in mlx://org/name").into()),
             (None, None) => Ok("demo".to_owned()),
         }
+    }
+
+    /// Where a new model of this name goes, and how it is called from then on.
+    pub fn new_model(&self, name: &str) -> Result<NewModel> {
+        if name.starts_with(['.', '/', '~']) {
+            let directory = typed_path(name, self.home());
+            return Ok(NewModel { address: directory.display().to_string(), directory });
+        }
+        let name = if name.contains('/') { name.to_owned() } else { format!("local/{name}") };
+        let address = format!("mlx://{name}");
+        ModelSource::parse(&address)?;
+        let Some(models) = &self.new_models else {
+            return Err(invalid("no directory for models is known").with_remedy("set MLXENGINE_MODELS to one").into());
+        };
+        Ok(NewModel { directory: models.join(name), address })
     }
 
     /// The user's own folder.
@@ -176,11 +202,27 @@ fn threads(arguments: &DeviceArguments) -> Result<Option<usize>> {
     }
 }
 
+/// A model that is about to be written.
+pub struct NewModel {
+    /// Where.
+    pub directory: PathBuf,
+    /// How commands call it.
+    pub address: String,
+}
+
+fn path(variable: &Variable) -> Option<PathBuf> {
+    variable.read().map(PathBuf::from)
+}
+
+/// Where programs of the user keep what can be made again.
+fn cache(home: Option<&Path>) -> Option<PathBuf> {
+    path(&XDG_CACHE_HOME).or_else(|| Some(home?.join(".cache")))
+}
+
 /// The Hub's cache, where its own tools put it.
 fn hub_cache(home: Option<&Path>) -> Option<PathBuf> {
-    let path = |variable: &Variable| variable.read().map(PathBuf::from);
-    let cache = || path(&XDG_CACHE_HOME).or_else(|| Some(home?.join(".cache")));
-    path(&HF_HUB_CACHE).or_else(|| Some(path(&HF_HOME).or_else(|| Some(cache()?.join("huggingface")))?.join("hub")))
+    let folder = || path(&HF_HOME).or_else(|| Some(cache(home)?.join("huggingface")));
+    path(&HF_HUB_CACHE).or_else(|| Some(folder()?.join("hub")))
 }
 
 fn quantization(arguments: &LoadArguments) -> Option<KvQuantization> {

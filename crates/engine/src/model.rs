@@ -59,6 +59,8 @@ impl From<mlxengine_models::Error> for EngineError {
             K::UnsupportedModel => ErrorKind::UnsupportedModel,
             K::UnsupportedQuantization => ErrorKind::UnsupportedQuantization,
             K::InvalidOption => ErrorKind::InvalidParameter,
+            K::Io => ErrorKind::Io,
+            K::Cancelled => ErrorKind::Cancelled,
             _ => ErrorKind::InvalidCheckpoint,
         };
         EngineError::new(kind, e.to_string())

@@ -21,6 +21,7 @@
 //! - [`TokenStream`] is an answer as it comes: an iterator (with the feature `stream`, also a `futures::Stream`).
 //! - [`ChatSession`] keeps a conversation and reads nothing twice.
 //! - [`ModelConfiguration`] says what a checkpoint is; [`Features`] what it can do here.
+//! - [`mod@gguf`] makes checkpoints of the files of other engines.
 //! - [`mod@bench`] measures a model's speed on this machine.
 //! - Every failure is an [`EngineError`]: a kind, one sentence, a remedy.
 
@@ -36,6 +37,7 @@ mod evaluate;
 mod explain;
 mod features;
 mod fuse;
+pub mod gguf;
 pub mod memory;
 mod session;
 mod source;

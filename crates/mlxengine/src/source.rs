@@ -1,9 +1,12 @@
 //! From what a user calls a model to its files.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use mlxengine_engine::{EngineError, ErrorKind, Result};
 use mlxengine_models::Source;
+
+use crate::gguf;
 
 /// The places where models are looked for by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,6 +15,8 @@ pub struct ModelPaths {
     pub hub_caches: Vec<PathBuf>,
     /// Directories with models as `org/name`.
     pub directories: Vec<PathBuf>,
+    /// Where the checkpoints are kept that are made of GGUF files when they are first used.
+    pub imports: Option<PathBuf>,
 }
 
 /// What a user calls a model.
@@ -19,7 +24,7 @@ pub struct ModelPaths {
 pub enum ModelSource {
     /// The demo model inside the library.
     Demo,
-    /// A directory.
+    /// A directory, or a GGUF file.
     Directory(PathBuf),
     /// `org/name` on the Hub, perhaps `@revision`.
     Named {
@@ -31,7 +36,7 @@ pub enum ModelSource {
 }
 
 impl ModelSource {
-    /// Reads `demo`, a directory, `mlx://demo`, `mlx://org/name[@revision]` or `mlx:///absolute/directory`.
+    /// Reads `demo`, a directory or GGUF file, `mlx://demo`, `mlx://org/name[@revision]` or `mlx:///absolute/directory`.
     ///
     /// # Errors
     /// If it is none of these.
@@ -74,6 +79,13 @@ impl ModelSource {
     pub fn resolve(&self, paths: &ModelPaths) -> Result<Source> {
         match self {
             ModelSource::Demo => demo(),
+            ModelSource::Directory(path) if gguf::is_gguf(path) => {
+                let imports = paths.imports.as_ref().ok_or_else(|| {
+                    let message = format!("{} is a GGUF file, and no place is set up to import it to", path.display());
+                    EngineError::new(ErrorKind::InvalidInput, message).with_remedy("import it to a directory first")
+                })?;
+                Ok(Source::Directory(gguf::imported(path, imports, |_| ControlFlow::Continue(()))?.0))
+            }
             ModelSource::Directory(path) => {
                 match path.to_str().filter(|_| !path.exists()).map(|name| (name, Self::parse_url(name))) {
                     Some((name, Some(ModelSource::Named { .. }))) => {

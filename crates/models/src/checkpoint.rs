@@ -219,10 +219,9 @@ fn listed_shards(source: &Source) -> Result<Vec<String>> {
 fn no_config(source: &Source, names: &[String]) -> String {
     let gguf = names.iter().find(|n| n.ends_with(".gguf"));
     match gguf {
-        Some(file) => format!(
-            "{} has no config.json, only {file}: GGUF files are not read, give an MLX or Hugging Face checkpoint",
-            source.name()
-        ),
+        Some(file) => {
+            format!("{} has no config.json, only {file}: give that file itself, and it is imported", source.name())
+        }
         None => format!(
             "{} has no config.json, so it is no checkpoint: give the directory that holds config.json and *.safetensors",
             source.name()

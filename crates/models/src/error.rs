@@ -18,6 +18,10 @@ pub enum ErrorKind {
     UnsupportedQuantization,
     /// An option does not fit the model.
     InvalidOption,
+    /// The operating system refused something: a full disk, no permission.
+    Io,
+    /// It was asked to stop.
+    Cancelled,
 }
 
 /// Why a checkpoint cannot become a model: one sentence with the fault, the place and the remedy.
@@ -57,8 +61,12 @@ impl std::error::Error for Error {}
 
 impl From<FileError> for Error {
     fn from(e: FileError) -> Self {
-        let missing = e.io_kind() == Some(std::io::ErrorKind::NotFound);
-        Error::new(if missing { ErrorKind::NotFound } else { ErrorKind::InvalidCheckpoint }, e.to_string())
+        let kind = match e.io_kind() {
+            Some(std::io::ErrorKind::NotFound) => ErrorKind::NotFound,
+            Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) => ErrorKind::Io,
+            _ => ErrorKind::InvalidCheckpoint,
+        };
+        Error::new(kind, e.to_string())
     }
 }
 

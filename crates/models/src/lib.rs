@@ -12,6 +12,7 @@ mod depth;
 mod ends;
 mod error;
 pub mod families;
+pub mod gguf;
 mod linear;
 mod mixer;
 mod mlp;

@@ -150,7 +150,7 @@ fn files_that_are_not_there() {
     refused(load(&directory.0.join("none")), ErrorKind::NotFound, &["there is no model at", "none"]);
     refused(load(&directory.0), ErrorKind::NotFound, &["has no config.json"]);
     directory.write("model.gguf", "GGUF");
-    refused(load(&directory.0), ErrorKind::NotFound, &["only model.gguf", "GGUF"]);
+    refused(load(&directory.0), ErrorKind::NotFound, &["only model.gguf", "imported"]);
     directory.write("config.json", config().to_string());
     refused(load(&directory.0), ErrorKind::NotFound, &["has no *.safetensors"]);
     refused(load(&directory.0.join("config.json")), ErrorKind::NotFound, &["is a file"]);

@@ -18,6 +18,7 @@ pub mod cpu;
 pub mod define;
 mod dtype;
 mod error;
+pub mod gguf;
 mod infer;
 mod mapped;
 mod op;

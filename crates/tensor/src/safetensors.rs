@@ -1,5 +1,7 @@
 //! The safetensors format: what a header says, a mapped file, writing.
 
+mod writer;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -9,6 +11,8 @@ use std::path::Path;
 use safetensors::tensor::{Metadata, SafeTensorError, SafeTensors};
 
 use crate::{Bytes, Dtype, FileError, Shape, Spec, Tensor, shape::MAX_RANK};
+
+pub use writer::Writer;
 
 /// What a safetensors header says: where each tensor lies, and the file's metadata.
 #[derive(Debug, Clone)]

@@ -12,7 +12,7 @@ pub fn mlxengine(arguments: &[&str]) -> Command {
     for name in ["MLXENGINE_ISA", "MLXENGINE_THREADS", "MLXENGINE_MODELS", "LLM_CHAT_API_URL", "HF_HOME"] {
         command.env_remove(name);
     }
-    command.env("HF_HUB_CACHE", "no-such-cache");
+    command.env("HF_HUB_CACHE", "no-such-cache").env("XDG_CACHE_HOME", "no-such-folder");
     command
 }
 

@@ -4,6 +4,7 @@ mod adapters;
 mod bench;
 mod common;
 mod errors;
+mod import;
 mod many;
 #[cfg(unix)]
 mod pipes;

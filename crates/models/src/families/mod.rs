@@ -27,6 +27,7 @@ mod gemma3;
 mod gemma3_text;
 mod gemma3n;
 mod gemma4;
+pub(crate) mod gguf;
 mod glm;
 mod glm4;
 mod glm4_moe;

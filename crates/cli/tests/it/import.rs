@@ -1,0 +1,47 @@
+//! GGUF files: imported by name, or when they are first used.
+
+use std::path::Path;
+
+use crate::common::{Folder, mlxengine, transcript};
+
+/// A model of one layer and nine tokens.
+fn seed() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/gguf_model/bytes.gguf");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn a_file_becomes_a_model_with_a_name() {
+    let folder = Folder::new();
+    let said = |arguments: &[&str]| {
+        let mut command = mlxengine(arguments);
+        transcript(command.env("MLXENGINE_MODELS", folder.name()), None).replace(folder.name(), "M")
+    };
+    let file = seed();
+    let want = "llama: 11 tensors, 12.4 kB\nevery weight is exactly what the file says\nwritten to M/org/tiny\n\
+        ! hint: mlxengine chat mlx://org/tiny\n[exit 0]\n";
+    assert_eq!(said(&["import", &file, "org/tiny"]), want);
+    let shown = said(&["show", "mlx://org/tiny"]);
+    assert!(shown.contains("model_type llama") && shown.ends_with("[exit 0]\n"), "{shown}");
+    let again = said(&["import", &file, "org/tiny"]);
+    assert_eq!(again, "! error: M/org/tiny is there already: remove it, or give another name\n[exit 1]\n");
+    assert!(said(&["import", &file, "a/b/c"]).contains("not the address of a model"));
+    let cargo = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    assert!(said(&["import", cargo]).contains("Cargo.toml is no GGUF file"));
+    assert!(said(&["import", "no.gguf"]).contains("there is no file no.gguf"));
+    let json = said(&["import", &file, "--json"]);
+    assert!(json.contains("\"model\": \"mlx://local/bytes\""), "{json}");
+}
+
+#[test]
+fn a_file_that_is_run_is_imported_once() {
+    let folder = Folder::new();
+    let ask = || {
+        let mut command = mlxengine(&["run", &seed(), "--raw", "ab", "-m", "3"]);
+        transcript(command.env("XDG_CACHE_HOME", folder.name()), None).replace(folder.name(), "M")
+    };
+    let first = ask();
+    assert!(first.contains("! imported without loss to M/mlxengine/gguf/bytes-"), "{first}");
+    assert!(first.ends_with("[exit 0]\n"), "{first}");
+    assert!(!ask().contains("imported"));
+}
