@@ -159,7 +159,7 @@ impl HuggingFaceApi {
         query.extend(search.library.iter().chain(&search.tags).map(|tag| ("filter", tag.as_str())));
         let url = self.http.url(&["api", "models"], &query);
         let asked = quiet("the search", AskedKind::Hub);
-        let models = block_on(self.pages(url, &asked, search.limit))?;
+        let models = block_on(|| self.pages(url, &asked, search.limit))?;
         Ok(models.iter().filter_map(model).take(search.limit).collect())
     }
 
@@ -169,7 +169,7 @@ impl HuggingFaceApi {
     /// If there is no such model or revision, or the Hub cannot be asked.
     pub fn model_info(&self, repo: &RepoId, revision: &str) -> Result<ModelInfo> {
         check_revision(revision)?;
-        block_on(self.info(repo, revision, &|_| {}, &Cancel::default()))
+        block_on(|| async { self.info(repo, revision, &|_| {}, &Cancel::default()).await })
     }
 
     /// Every file of a revision, in all its folders.
@@ -179,7 +179,7 @@ impl HuggingFaceApi {
     pub fn tree(&self, repo: &RepoId, revision: &str) -> Result<Vec<RemoteFile>> {
         check_revision(revision)?;
         let asked = quiet(repo.as_str(), AskedKind::Revision { repo: repo.as_str(), revision });
-        block_on(self.list(repo, revision, &asked))
+        block_on(|| self.list(repo, revision, &asked))
     }
 
     /// The model card of a revision; an empty one if the model has none.
@@ -190,7 +190,7 @@ impl HuggingFaceApi {
         check_revision(revision)?;
         let file = AskedKind::File { repo: repo.as_str(), revision, file: "README.md" };
         let question = Question::get(self.file_url(repo, revision, "README.md"));
-        let body = block_on(async {
+        let body = block_on(|| async {
             let answer = self.http.insist(&question, &quiet("README.md", file)).await?;
             self.http.body(answer).await
         });
@@ -214,7 +214,7 @@ impl HuggingFaceApi {
             return Err(HubError::Unauthorised { host, withheld: true });
         }
         let asked = quiet("who you are", AskedKind::Hub);
-        let (value, _) = block_on(self.json(self.http.url(&["api", "whoami-v2"], &[]), &asked))?;
+        let (value, _) = block_on(|| self.json(self.http.url(&["api", "whoami-v2"], &[]), &asked))?;
         let name = string(&value, "name").ok_or_else(|| HubError::bad("who you are", "it has no name"))?;
         let organizations = array(&value, "orgs").iter().filter_map(|org| string(org, "name")).collect();
         let role = value.pointer("/auth/accessToken/role").and_then(Value::as_str).map(str::to_owned);

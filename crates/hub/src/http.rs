@@ -23,16 +23,16 @@ const HOPS: usize = 10;
 /// Bytes of an answer that is not a file.
 const LONGEST_ANSWER: usize = 256 << 20;
 
-/// Runs a future to its end on the runtime of this crate.
+/// Runs what `make` makes to its end on the runtime of this crate.
 ///
 /// On a thread of its own, because a caller may be inside another runtime, where blocking is not allowed.
-pub(crate) fn block_on<T: Send>(future: impl Future<Output = T> + Send) -> T {
+pub(crate) fn block_on<T: Send, F: Future<Output = T>>(make: impl FnOnce() -> F + Send) -> T {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let runtime = RUNTIME.get_or_init(|| {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder.worker_threads(2).thread_name("hub").enable_all().build().expect("a thread can be started")
     });
-    std::thread::scope(|scope| match scope.spawn(|| runtime.block_on(future)).join() {
+    std::thread::scope(|scope| match scope.spawn(|| runtime.block_on(make())).join() {
         Ok(value) => value,
         Err(panic) => std::panic::resume_unwind(panic),
     })

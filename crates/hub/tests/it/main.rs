@@ -1,0 +1,6 @@
+//! Transfers from a Hub that fails.
+
+mod faults;
+mod hub;
+mod keep;
+mod server;
