@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use mlxengine::device;
 use serde_json::{Map, Value};
 
+use crate::hub_arguments::HubCommand;
 use crate::parsers;
 use crate::settings;
 
@@ -42,6 +43,9 @@ pub enum Command {
     Families(FamiliesArguments),
     /// Measure how fast a model reads and writes here
     Bench(BenchArguments),
+    /// Models: find, fetch, keep
+    #[command(flatten)]
+    Hub(HubCommand),
     /// Print the completions for a shell
     Completions {
         /// The shell
@@ -86,7 +90,7 @@ pub struct DeviceArguments {
 /// `mlxengine chat`.
 #[derive(Args, Clone, Default)]
 pub struct ChatArguments {
-    /// A directory, mlx://org/name, or demo [default: LLM_CHAT_API_URL, or demo]
+    /// A directory, org/name, or demo [default: LLM_CHAT_API_URL, or demo]
     pub model: Option<String>,
 
     /// What chat and run share.
@@ -97,7 +101,7 @@ pub struct ChatArguments {
 /// `mlxengine run`.
 #[derive(Args)]
 pub struct RunArguments {
-    /// A directory, mlx://org/name, or demo
+    /// A directory, org/name, or demo
     pub model: String,
 
     /// What to say; piped input is added after it
@@ -123,7 +127,7 @@ pub struct RunArguments {
 /// `mlxengine show`.
 #[derive(Args)]
 pub struct ShowArguments {
-    /// A directory, mlx://org/name, or demo
+    /// A directory, org/name, or demo
     pub model: String,
 
     /// Print one JSON object
@@ -142,7 +146,7 @@ pub struct FamiliesArguments {
 /// `mlxengine bench`. Options and their meaning are those of llama.cpp's `llama-bench`; lists make a test of each combination.
 #[derive(Args)]
 pub struct BenchArguments {
-    /// A directory, mlx://org/name, or demo
+    /// A directory, org/name, or demo
     #[arg(short, long, value_name = "MODEL")]
     pub model: String,
 

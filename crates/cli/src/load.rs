@@ -5,6 +5,7 @@ use mlxengine::{EngineError, ErrorKind, Feature, GenerateParams, InferenceEngine
 use crate::App;
 use crate::arguments::{Defaults, GenerationArguments};
 use crate::failure::Result;
+use crate::fetch;
 use crate::settings;
 
 /// Loads a model.
@@ -33,6 +34,7 @@ pub fn load_to_answer(
     unless_said: Defaults,
     app: &App,
 ) -> Result<(InferenceEngine, GenerateParams)> {
+    fetch::ensure(model, app)?;
     let engine = load(model, &app.settings.load_options(&arguments.load), app)?;
     let params = settings::params(&arguments.sampling, &engine.configuration().default_params, unless_said);
     engine.configuration().validate(&params)?;

@@ -7,6 +7,8 @@ mod answer;
 mod arguments;
 mod commands;
 mod failure;
+mod fetch;
+mod hub_arguments;
 mod input;
 mod interrupt;
 mod load;
@@ -14,6 +16,7 @@ mod nearest;
 mod parsers;
 mod printer;
 mod settings;
+mod transfer;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -70,6 +73,7 @@ fn run(arguments: Arguments, printer: Printer, started: Instant) -> Result<()> {
         Some(Command::Show(arguments)) => commands::show::run(&arguments, &app),
         Some(Command::Families(arguments)) => commands::families::run(&arguments, &app),
         Some(Command::Bench(arguments)) => commands::bench::run(&arguments, &app),
+        Some(Command::Hub(command)) => commands::hub::run(&command, &app),
         Some(Command::Completions { shell }) => commands::completions::run(shell, &app.printer),
         None if input::is_terminal() && app.printer.is_terminal() => {
             commands::chat::run(&ChatArguments::default(), &app)

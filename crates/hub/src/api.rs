@@ -247,6 +247,9 @@ impl HuggingFaceApi {
                 Err(error) => return Err(error),
             }
         }
+        if info.files.is_empty() {
+            return Err(HubError::bad(asked.name, "it lists no files"));
+        }
         Ok(info)
     }
 

@@ -15,7 +15,7 @@ use crate::files::{foreign_weights, need};
 use crate::hash::hash_text;
 use crate::http::{Asked, AskedKind, Question, block_on};
 use crate::layout::{Folder, make_cache};
-use crate::name::{BlobId, RepoId, check_file, check_revision};
+use crate::name::{BlobId, RepoId, check_file, check_revision, is_attack};
 use crate::partial::here;
 use crate::progress::{Cancel, Event, Listener};
 use crate::throttle::Throttle;
@@ -221,7 +221,7 @@ impl ModelDownloader {
 /// The files that are wanted, their names checked.
 fn choose(repo: &RepoId, info: &ModelInfo, wanted: &Wanted) -> Result<Vec<RemoteFile>> {
     // Nothing is taken from a repository that tries to write elsewhere.
-    for file in &info.files {
+    for file in info.files.iter().filter(|file| is_attack(&file.name)) {
         check_file(&file.name)?;
     }
     let names: Vec<&str> = info.files.iter().map(|file| file.name.as_str()).collect();
@@ -237,6 +237,9 @@ fn choose(repo: &RepoId, info: &ModelInfo, wanted: &Wanted) -> Result<Vec<Remote
     }
     if let (Wanted::Needed, Some(formats)) = (wanted, foreign_weights(&names)) {
         return Err(HubError::NoWeights { repo: repo.to_string(), formats });
+    }
+    for file in info.files.iter().filter(|file| fits(&file.name)) {
+        check_file(&file.name)?;
     }
     let mut seen = HashSet::new();
     Ok(info.files.iter().filter(|file| fits(&file.name) && seen.insert(file.name.as_str())).cloned().collect())

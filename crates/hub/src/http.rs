@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Method, Response, StatusCode, Url};
+use reqwest::{Client, ClientBuilder, Method, Response, StatusCode, Url};
 use tokio::runtime::Runtime;
 
 use crate::config::{HubConfig, Token, Transfer};
@@ -96,8 +96,9 @@ pub(crate) fn host(url: &Url) -> String {
 /// Who sends requests.
 #[derive(Clone)]
 pub(crate) struct Http {
-    client: Client,
-    /// A proxy would carry what is meant for this machine away from it.
+    /// For hosts of the network; made when one is asked, for reading the system's certificates takes a while.
+    remote: Arc<OnceLock<Client>>,
+    /// For plain http to this machine: a proxy would carry away what is meant for it.
     local: Client,
     endpoint: Url,
     token: Option<Token>,
@@ -125,8 +126,8 @@ impl Http {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let transfer = Arc::new(config.transfer.clone());
         Ok(Self {
-            client: client(&transfer, false)?,
-            local: client(&transfer, true)?,
+            remote: Arc::default(),
+            local: local_client(&transfer)?,
             endpoint,
             token: config.token.clone(),
             offline: config.offline,
@@ -169,6 +170,14 @@ impl Http {
         self.token.as_ref().filter(|_| own && is_private(url))
     }
 
+    fn remote(&self) -> Result<&Client> {
+        if let Some(client) = self.remote.get() {
+            return Ok(client);
+        }
+        let client = remote_client(&self.transfer)?;
+        Ok(self.remote.get_or_init(|| client))
+    }
+
     /// Asks once, and follows redirects. Any status but a redirect is an answer.
     pub(crate) async fn ask(&self, question: &Question) -> Result<Answer> {
         if self.offline {
@@ -177,7 +186,8 @@ impl Http {
         let mut url = question.url.clone();
         let mut hub = None;
         for _ in 0..HOPS {
-            let client = if is_loopback(&url) { &self.local } else { &self.client };
+            let plain = url.scheme() == "http" && is_loopback(&url);
+            let client = if plain { &self.local } else { self.remote()? };
             let mut request = client.request(question.method.clone(), url.clone()).headers(question.headers.clone());
             if let Some(token) = self.token_for(&url) {
                 request = request.bearer_auth(token.reveal());
@@ -274,18 +284,26 @@ pub(crate) async fn sleep(pause: Duration, cancel: &Cancel) -> Result<()> {
     }
 }
 
-fn client(transfer: &Transfer, local: bool) -> Result<Client> {
-    let builder = || {
-        let builder = Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(transfer.connect)
-            .referer(false)
-            .user_agent(concat!("mlxengine/", env!("CARGO_PKG_VERSION")));
-        if local { builder.no_proxy() } else { builder }
-    };
-    // A machine without any certificates still reaches a Hub on itself; all others it will not trust, and say so.
-    let built = builder().build().or_else(|_| builder().tls_certs_only([]).build());
-    built.map_err(|e| HubError::bad("the network", format!("no client for HTTP: {e}")))
+fn builder(transfer: &Transfer) -> ClientBuilder {
+    Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(transfer.connect)
+        .referer(false)
+        .user_agent(concat!("mlxengine/", env!("CARGO_PKG_VERSION")))
+}
+
+fn no_client(error: reqwest::Error) -> HubError {
+    HubError::bad("the network", format!("no client for HTTP: {error}"))
+}
+
+/// It is used for plain http alone, so it needs nobody's certificates.
+fn local_client(transfer: &Transfer) -> Result<Client> {
+    builder(transfer).no_proxy().tls_certs_only([]).build().map_err(no_client)
+}
+
+/// A machine without any certificates trusts nobody, and says so when it is asked to.
+fn remote_client(transfer: &Transfer) -> Result<Client> {
+    builder(transfer).build().or_else(|_| builder(transfer).tls_certs_only([]).build()).map_err(no_client)
 }
 
 /// Where a redirect leads, if this is one.

@@ -85,6 +85,11 @@ pub fn check_file(name: &str) -> Result<&str> {
     wrong.map_or(Ok(name), |why| Err(HubError::HostileName { name: name.escape_debug().to_string(), why }))
 }
 
+/// Whether a name is meant to be written elsewhere: nobody calls a file so by mistake.
+pub(crate) fn is_attack(name: &str) -> bool {
+    name.starts_with(['/', '\\']) || name.contains('\0') || name.split(['/', '\\']).any(|part| part == "..")
+}
+
 /// Why a path with slashes may leave its folder, if it may.
 fn escapes(path: &str) -> Option<&'static str> {
     let parts = || path.split('/');

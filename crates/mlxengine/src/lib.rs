@@ -46,6 +46,8 @@ pub use mlxengine_engine::{
     CancelToken, Content, ContentPart, EngineError, ErrorKind, FinishReason, Function, GenerateOptions, GenerateParams,
     LogitsProcessor, Message, RenderOptions, Result, Role, Sequence, Stats, Step, ToolCall,
 };
+/// Models from the Hugging Face Hub: find, fetch, verify, keep.
+pub use mlxengine_hub as hub;
 pub use mlxengine_models::families::{FAMILIES, Family};
 pub use mlxengine_models::{CacheOptions, KvQuantization, Precision};
 pub use session::{ChatSession, ReplyStream};

@@ -3,8 +3,12 @@
 mod bench;
 mod common;
 mod errors;
+mod models;
 #[cfg(unix)]
 mod pipes;
 mod run;
+#[path = "../../../hub/tests/it/server.rs"]
+#[expect(dead_code, reason = "the library's tests use all of it")]
+mod server;
 #[cfg(unix)]
 mod terminal;

@@ -46,7 +46,7 @@ pub enum Fault {
 }
 
 /// Decides on the fault of a request; the number counts requests for the same path.
-type Plan = Box<dyn Fn(&Request, usize) -> Option<Fault> + Send>;
+type Plan = Arc<dyn Fn(&Request, usize) -> Option<Fault> + Send + Sync>;
 
 /// A repository: its files, and who may read it.
 #[derive(Clone, Debug, Default)]
@@ -56,8 +56,6 @@ pub struct Repository {
     pub private: bool,
     /// Leaves out sizes and hashes wherever the real Hub has them.
     pub bare: bool,
-    /// Names of files that are listed and not there.
-    pub listed: Vec<String>,
 }
 
 struct State {
@@ -78,7 +76,7 @@ pub struct Hub {
 /// The token that opens what is gated or private.
 pub const TOKEN: &str = "hf_opensesame";
 /// Files of at least this many bytes are large ones.
-pub const LARGE: usize = 1000;
+pub const LARGE: usize = 400;
 
 impl Hub {
     pub fn start() -> Self {
@@ -87,7 +85,7 @@ impl Hub {
         let state = Arc::new(State {
             repositories: Mutex::default(),
             log: Mutex::default(),
-            plan: Mutex::new(Box::new(|_, _| None)),
+            plan: Mutex::new(Arc::new(|_, _| None)),
             served: Mutex::default(),
             other: Mutex::new(address(&other)),
         });
@@ -117,9 +115,9 @@ impl Hub {
     }
 
     /// From now on, requests go wrong like this.
-    pub fn fail(&self, plan: impl Fn(&Request, usize) -> Option<Fault> + Send + 'static) {
+    pub fn fail(&self, plan: impl Fn(&Request, usize) -> Option<Fault> + Send + Sync + 'static) {
         self.state.served.lock().unwrap().clear();
-        *self.state.plan.lock().unwrap() = Box::new(plan);
+        *self.state.plan.lock().unwrap() = Arc::new(plan);
     }
 
     /// The requests so far; they are forgotten here.
@@ -133,7 +131,7 @@ pub fn commit(repository: &Repository) -> String {
     let mut hasher = Sha1::new();
     for (name, bytes) in &repository.files {
         hasher.update(name);
-        hasher.update(bytes);
+        hasher.update(git(bytes));
     }
     hex(&hasher.finalize())
 }
@@ -144,11 +142,26 @@ fn hex(bytes: &[u8]) -> String {
 
 /// The name of a file's blob.
 pub fn blob(bytes: &[u8]) -> String {
-    if bytes.len() >= LARGE { hex(&Sha256::digest(bytes)) } else { git(bytes) }
+    if bytes.len() >= LARGE { hashes(bytes).0 } else { git(bytes) }
 }
 
 fn git(bytes: &[u8]) -> String {
-    hex(&Sha1::new_with_prefix(format!("blob {}\0", bytes.len())).chain_update(bytes).finalize())
+    hashes(bytes).1
+}
+
+/// SHA-256, and SHA-1 as git makes it. Those of large files are remembered by their ends, which no two files here share.
+fn hashes(bytes: &[u8]) -> (String, String) {
+    type Key = (usize, Vec<u8>, Vec<u8>);
+    static KNOWN: Mutex<BTreeMap<Key, (String, String)>> = Mutex::new(BTreeMap::new());
+    let make = || {
+        let git = Sha1::new_with_prefix(format!("blob {}\0", bytes.len())).chain_update(bytes).finalize();
+        (hex(&Sha256::digest(bytes)), hex(&git))
+    };
+    if bytes.len() < 1 << 20 {
+        return make();
+    }
+    let key = (bytes.len(), bytes[..64].to_vec(), bytes[bytes.len() - 64..].to_vec());
+    KNOWN.lock().unwrap().entry(key).or_insert_with(make).clone()
 }
 
 /// Bytes that are the same each time and nowhere alike.
@@ -197,7 +210,8 @@ impl State {
             *count += 1;
             *count - 1
         };
-        let fault = (self.plan.lock().unwrap())(&request, nth);
+        let plan = Arc::clone(&self.plan.lock().unwrap());
+        let fault = plan(&request, nth);
         let (mut cut, mut stall) = (None, None);
         let reply = match fault {
             Some(Fault::Status(status, headers)) => {
@@ -353,9 +367,7 @@ fn about(request: &Request, id: &str, repository: &Repository, rest: &[&str]) ->
         _ => return Reply::new(404, ""),
     }
     let list = |key: &str, oid: &str| -> Vec<String> {
-        let files = repository.files.iter().map(|(name, bytes)| entry(name, key, oid, bytes));
-        let listed = repository.listed.iter().map(|name| entry(&name.escape_default().to_string(), key, oid, b"x"));
-        files.chain(listed).collect()
+        repository.files.iter().map(|(name, bytes)| entry(name, key, oid, bytes)).collect()
     };
     if rest.first() == Some(&"tree") {
         let page: usize = request.query.split("page=").nth(1).and_then(|page| page.parse().ok()).unwrap_or(0);
@@ -367,7 +379,15 @@ fn about(request: &Request, id: &str, repository: &Repository, rest: &[&str]) ->
         if entries.len() <= (page + 1) * 2 {
             return reply;
         }
-        return reply.header("Link", format!("<{}?recursive=true&page={}>; rel=\"next\"", request.path, page + 1));
+        return reply.header(
+            "Link",
+            format!(
+                "<http://{}{}?recursive=true&page={}>; rel=\"next\"",
+                request.headers["host"],
+                request.path,
+                page + 1
+            ),
+        );
     }
     let files = list("rfilename", "blobId").join(",");
     let gated = if repository.gated { "\"manual\"" } else { "false" };
