@@ -69,7 +69,7 @@ pub struct Transfer {
     pub files: usize,
     /// Ranges of one file at once.
     pub ranges: usize,
-    /// Bytes of a range. A file of at most this is fetched in one.
+    /// Bytes of a range, the fewest. A file of at most this is fetched in one; those of very large files are longer.
     pub range: u64,
     /// How long nothing may come before the connection counts as dead.
     pub stall: Duration,
@@ -85,12 +85,20 @@ pub struct Transfer {
     pub rate: Option<u64>,
 }
 
+impl Transfer {
+    /// Bytes of a range of a file of `size`. Each range is a request, and hosts count those; so large files have long ones.
+    pub(crate) fn range_of(&self, size: u64) -> u64 {
+        let whole = size / 64 / (1 << 20) * (1 << 20);
+        self.range.max(whole.min(64 << 20)).max(1)
+    }
+}
+
 impl Default for Transfer {
     fn default() -> Self {
         Self {
             files: 4,
             ranges: 4,
-            range: 32 << 20,
+            range: 8 << 20,
             stall: Duration::from_secs(30),
             connect: Duration::from_secs(15),
             attempts: 6,
@@ -104,6 +112,12 @@ impl Default for Transfer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_grow_with_the_file() {
+        let range = |size: u64| Transfer::default().range_of(size) >> 20;
+        assert_eq!([1 << 20, 1 << 30, 1 << 40].map(range), [8, 16, 64]);
+    }
 
     #[test]
     fn a_token_is_never_shown() {

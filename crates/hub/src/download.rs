@@ -203,9 +203,10 @@ impl ModelDownloader {
             bytes += size;
             arrived += there;
             needed += size - there;
-            if size > limits.range && there < size {
+            let range = limits.range_of(size);
+            if size > range && there < size {
                 // While a range is appended it is there twice.
-                needed += limits.range;
+                needed += range;
             }
         }
         (session.listener)(&Event::Listed { commit, files: files.len(), bytes, here: arrived });

@@ -86,6 +86,11 @@ fn of_status(status: StatusCode, headers: &HeaderMap, host: String, asked: &Aske
     };
     let repo = repo.map(str::to_owned);
     let wait = asked_to_wait(headers);
+    let code = if code.is_empty() && matches!(status.as_u16(), 401 | 403) && said.contains("gated") {
+        "GatedRepo"
+    } else {
+        code
+    };
     match (code, repo, status.as_u16()) {
         ("RevisionNotFound", Some(repo), _) => HubError::RevisionMissing { repo, revision: revision.to_owned() },
         ("EntryNotFound", Some(repo), _) => {

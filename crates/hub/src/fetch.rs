@@ -204,11 +204,11 @@ impl<'a> Fetch<'a> {
     /// Several ranges at once. Each waits in a file of its own until those before it are appended.
     async fn by_ranges(&self, partial: &mut Partial, size: u64) -> Result<(), Halt> {
         let limits = &self.session.api.http().transfer;
-        let first = partial.len / limits.range;
-        let begin = partial.len;
+        let range = limits.range_of(size);
+        let (first, begin) = (partial.len / range, partial.len);
         let side = partial.side.clone();
-        let jobs: Vec<(u64, u64, PathBuf)> = (first..size.div_ceil(limits.range))
-            .map(|n| (begin.max(n * limits.range), size.min((n + 1) * limits.range)))
+        let jobs: Vec<(u64, u64, PathBuf)> = (first..size.div_ceil(range))
+            .map(|n| (begin.max(n * range), size.min((n + 1) * range)))
             .map(|(start, end)| (start, end, side.part(start)))
             .collect();
         let fetches = stream::iter(&jobs).map(|(start, end, path)| {
