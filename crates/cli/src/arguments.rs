@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use mlxengine::device;
 use serde_json::{Map, Value};
 
+use crate::hub_arguments::HubCommand;
 use crate::parsers;
 use crate::settings;
 
@@ -44,8 +45,6 @@ pub enum Command {
     Show(ShowArguments),
     /// Say what a model makes of a conversation: text, tokens, what its template can do, and what is read again
     Explain(ExplainArguments),
-    /// Make an MLX model of a GGUF file
-    Import(ImportArguments),
     /// List the families of models that are known
     Families(FamiliesArguments),
     /// Measure how fast a model reads and writes here
@@ -54,6 +53,9 @@ pub enum Command {
     Perplexity(PerplexityArguments),
     /// Let a model choose among endings, and count how often it is right
     Evaluate(EvaluateArguments),
+    /// Models: find, fetch, keep
+    #[command(flatten)]
+    Hub(HubCommand),
     /// Print the completions for a shell
     Completions {
         /// The shell
@@ -98,7 +100,7 @@ pub struct DeviceArguments {
 /// `mlxengine chat`.
 #[derive(Args, Clone, Default)]
 pub struct ChatArguments {
-    /// A directory, a GGUF file, mlx://org/name, or demo [default: LLM_CHAT_API_URL, or demo]
+    /// A directory, a GGUF file, org/name, or demo [default: LLM_CHAT_API_URL, or demo]
     pub model: Option<String>,
 
     /// What chat and run share.
@@ -109,7 +111,7 @@ pub struct ChatArguments {
 /// `mlxengine run`.
 #[derive(Args)]
 pub struct RunArguments {
-    /// A directory, a GGUF file, mlx://org/name, or demo
+    /// A directory, a GGUF file, org/name, or demo
     pub model: String,
 
     /// What to say; piped input is added after it
@@ -203,7 +205,7 @@ pub struct FuseArguments {
 /// `mlxengine show`.
 #[derive(Args)]
 pub struct ShowArguments {
-    /// A directory, a GGUF file, mlx://org/name, or demo
+    /// A directory, a GGUF file, org/name, or demo
     pub model: String,
 
     /// Print one JSON object
@@ -232,20 +234,6 @@ pub struct ExplainArguments {
     /// Whether the model thinks first, or how hard
     #[arg(long, value_name = "HOW")]
     pub think: Option<Think>,
-
-    /// Print one JSON object
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `mlxengine import`.
-#[derive(Args)]
-pub struct ImportArguments {
-    /// A GGUF file, as llama.cpp, ollama and LM Studio use them
-    pub file: PathBuf,
-
-    /// What to call the model: org/name, a name, or a new directory that begins with . or / [default: the file's name]
-    pub name: Option<String>,
 
     /// Print one JSON object
     #[arg(long)]
@@ -308,7 +296,7 @@ pub struct FamiliesArguments {
 /// `mlxengine bench`. Options and their meaning are those of llama.cpp's `llama-bench`; lists make a test of each combination.
 #[derive(Args)]
 pub struct BenchArguments {
-    /// A directory, a GGUF file, mlx://org/name, or demo
+    /// A directory, a GGUF file, org/name, or demo
     #[arg(short, long, value_name = "MODEL")]
     pub model: String,
 

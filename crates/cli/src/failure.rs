@@ -1,5 +1,6 @@
 //! Why a command ends early.
 
+use mlxengine::hub::HubError;
 use mlxengine::{EngineError, ErrorKind};
 
 /// A result of a command or a part of it.
@@ -19,6 +20,28 @@ pub enum Stop {
 impl From<EngineError> for Stop {
     fn from(error: EngineError) -> Self {
         Stop::Failed(error)
+    }
+}
+
+impl From<HubError> for Stop {
+    fn from(error: HubError) -> Self {
+        let kind = match &error {
+            HubError::Cancelled => return Stop::Interrupted,
+            HubError::NotFound { .. }
+            | HubError::RevisionMissing { .. }
+            | HubError::FileMissing { .. }
+            | HubError::NotCached { .. } => ErrorKind::NotFound,
+            HubError::Invalid { .. } | HubError::HostileName { .. } => ErrorKind::InvalidInput,
+            HubError::Corrupt { .. } => ErrorKind::InvalidCheckpoint,
+            HubError::NoWeights { .. } => ErrorKind::UnsupportedModel,
+            _ => ErrorKind::Io,
+        };
+        let remedy = error.remedy();
+        let failed = EngineError::new(kind, error.message());
+        Stop::Failed(match remedy {
+            Some(remedy) => failed.with_remedy(remedy),
+            None => failed,
+        })
     }
 }
 

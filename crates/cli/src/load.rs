@@ -11,6 +11,7 @@ use mlxengine::{
 use crate::App;
 use crate::arguments::{Defaults, DraftArguments, GenerationArguments};
 use crate::failure::{Result, Stop};
+use crate::fetch;
 use crate::settings;
 use crate::structure;
 
@@ -66,6 +67,7 @@ pub fn load_to_answer(
     unless_said: Defaults,
     app: &App,
 ) -> Result<(InferenceEngine, GenerateParams)> {
+    fetch::ensure(model, app)?;
     let engine = load(model, &app.settings.load_options(&arguments.load), app)?;
     let mut params = settings::params(&arguments.sampling, &engine.configuration().default_params, unless_said);
     params.adapter = arguments.load.adapters.first().map(|(name, _)| name.clone());

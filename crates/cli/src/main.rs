@@ -7,6 +7,8 @@ mod answer;
 mod arguments;
 mod commands;
 mod failure;
+mod fetch;
+mod hub_arguments;
 mod input;
 mod interrupt;
 mod load;
@@ -16,6 +18,7 @@ mod printer;
 mod rows;
 mod settings;
 mod structure;
+mod transfer;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -73,11 +76,11 @@ fn run(arguments: Arguments, printer: Printer, started: Instant) -> Result<()> {
         Some(Command::Fuse(arguments)) => commands::fuse::run(&arguments, &app),
         Some(Command::Show(arguments)) => commands::show::run(&arguments, &app),
         Some(Command::Explain(arguments)) => commands::explain::run(&arguments, &app),
-        Some(Command::Import(arguments)) => commands::import::run(&arguments, &app),
         Some(Command::Families(arguments)) => commands::families::run(&arguments, &app),
         Some(Command::Bench(arguments)) => commands::bench::run(&arguments, &app),
         Some(Command::Perplexity(arguments)) => commands::evaluate::perplexity(&arguments, &app),
         Some(Command::Evaluate(arguments)) => commands::evaluate::evaluate(&arguments, &app),
+        Some(Command::Hub(command)) => commands::hub::run(&command, &app),
         Some(Command::Completions { shell }) => commands::completions::run(shell, &app.printer),
         None if input::is_terminal() && app.printer.is_terminal() => {
             commands::chat::run(&ChatArguments::default(), &app)

@@ -106,9 +106,14 @@ impl Printer {
         let _ = writeln!(stderr(), "{line}");
     }
 
+    /// Whether bars may be drawn on standard error.
+    pub fn has_bars(&self) -> bool {
+        self.seen[ERR] && self.can.bars
+    }
+
     /// A bar on standard error, for something that may take a while.
     pub fn bar(&self, what: impl Into<String>, unit: &'static str) -> Bar {
-        Bar { what: what.into(), unit, visible: self.seen[ERR] && self.can.bars, started: None, bar: None }
+        Bar { what: what.into(), unit, visible: self.has_bars(), started: None, bar: None }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use mlxengine::hub::{ENDPOINT, HubConfig, Token, read_token};
 use mlxengine::{
     CacheOptions, EngineError, ErrorKind, GenerateOptions, GenerateParams, KvQuantization, LoadOptions, ModelPaths,
     ModelSource, Precision, RenderOptions, device,
@@ -34,12 +35,32 @@ const XDG_CACHE_HOME: Variable = Variable {
     name: "XDG_CACHE_HOME",
     meaning: "the folder of that cache, as `huggingface/hub` in it, and of our own [~/.cache]",
 };
+const HF_ENDPOINT: Variable =
+    Variable { name: "HF_ENDPOINT", meaning: "the address of the Hub [https://huggingface.co]" };
+const HF_TOKEN: Variable = Variable { name: "HF_TOKEN", meaning: "who asks the Hub; wins over `login`" };
+const HF_TOKEN_PATH: Variable =
+    Variable { name: "HF_TOKEN_PATH", meaning: "the file in which `login` keeps the token [`token` in HF_HOME]" };
+const HF_HUB_OFFLINE: Variable =
+    Variable { name: "HF_HUB_OFFLINE", meaning: "if 1, on, yes or true: the network is not used" };
 const NO_COLOR: Variable = Variable { name: "NO_COLOR", meaning: "if set and not empty: no colours" };
 const TERM: Variable = Variable { name: "TERM", meaning: "if `dumb`: no colours and no bars" };
 
 /// Every variable that is read, in the order of the help.
-const VARIABLES: [&Variable; 9] =
-    [&ISA, &THREADS, &MODELS, &CHAT_URL, &HF_HUB_CACHE, &HF_HOME, &XDG_CACHE_HOME, &NO_COLOR, &TERM];
+const VARIABLES: [&Variable; 13] = [
+    &ISA,
+    &THREADS,
+    &MODELS,
+    &CHAT_URL,
+    &HF_HUB_CACHE,
+    &HF_HOME,
+    &XDG_CACHE_HOME,
+    &HF_ENDPOINT,
+    &HF_TOKEN,
+    &HF_TOKEN_PATH,
+    &HF_HUB_OFFLINE,
+    &NO_COLOR,
+    &TERM,
+];
 
 impl Variable {
     /// Its value; an empty one counts as none, as programs of the shell expect.
@@ -93,6 +114,8 @@ pub struct Settings {
     new_models: Option<PathBuf>,
     chat_url: Option<String>,
     home: Option<PathBuf>,
+    hub: HubConfig,
+    token_file: Option<PathBuf>,
 }
 
 impl Settings {
@@ -104,18 +127,48 @@ impl Settings {
         let own_models = own.as_ref().map(|own| own.join("models"));
         let new_models = directories.first().or(own_models.as_ref()).cloned();
         directories.extend(own_models.filter(|models| models.is_dir()));
+        let hub_home = hub_home(home.as_deref());
+        let token_file = HF_TOKEN_PATH.read().map(PathBuf::from).or_else(|| Some(hub_home.as_ref()?.join("token")));
+        let hub_cache = HF_HUB_CACHE.read().map(PathBuf::from).or_else(|| Some(hub_home.as_ref()?.join("hub")));
         Ok(Self {
             isa: isa(arguments)?,
             threads: threads(arguments)?,
             paths: ModelPaths {
-                hub_caches: hub_cache(home.as_deref()).into_iter().collect(),
+                hub_caches: hub_cache.iter().cloned().collect(),
                 directories,
                 imports: own.map(|own| own.join("gguf")),
             },
             new_models,
             chat_url: CHAT_URL.text()?,
             home,
+            hub: HubConfig {
+                endpoint: HF_ENDPOINT.text()?.unwrap_or_else(|| ENDPOINT.to_owned()),
+                token: token(token_file.as_deref())?,
+                offline: HF_HUB_OFFLINE.text()?.is_some_and(|value| is_true(&value)),
+                ..HubConfig::new(hub_cache.unwrap_or_default())
+            },
+            token_file,
         })
+    }
+
+    /// Where the Hub is, who asks, and where models are kept.
+    pub fn hub(&self) -> Result<HubConfig> {
+        if self.hub.cache.as_os_str().is_empty() {
+            let remedy = format!("set {}", HF_HUB_CACHE.name);
+            return Err(invalid("there is no home folder to keep models in").with_remedy(remedy).into());
+        }
+        Ok(self.hub.clone())
+    }
+
+    /// The file in which `login` keeps the token.
+    pub fn token_file(&self) -> Result<&Path> {
+        let none = || invalid("there is no home folder to keep a token in");
+        Ok(self.token_file.as_deref().ok_or_else(|| none().with_remedy(format!("set {}", HF_TOKEN_PATH.name)))?)
+    }
+
+    /// Whether the token is that of the environment, over which `login` has no power.
+    pub fn has_token_of_environment(&self) -> bool {
+        HF_TOKEN.read().is_some()
     }
 
     /// Chooses the instruction set and the threads for the process.
@@ -219,10 +272,29 @@ fn cache(home: Option<&Path>) -> Option<PathBuf> {
     path(&XDG_CACHE_HOME).or_else(|| Some(home?.join(".cache")))
 }
 
-/// The Hub's cache, where its own tools put it.
-fn hub_cache(home: Option<&Path>) -> Option<PathBuf> {
-    let folder = || path(&HF_HOME).or_else(|| Some(cache(home)?.join("huggingface")));
-    path(&HF_HUB_CACHE).or_else(|| Some(folder()?.join("hub")))
+/// The folder of the Hub's own tools.
+fn hub_home(home: Option<&Path>) -> Option<PathBuf> {
+    path(&HF_HOME).or_else(|| Some(cache(home)?.join("huggingface")))
+}
+
+/// The environment's token wins over the one that is kept, as in Python.
+fn token(file: Option<&Path>) -> Result<Option<Token>> {
+    let Some(text) = HF_TOKEN.text()? else { return Ok(file.and_then(read_token)) };
+    let token = Token::new(&text);
+    match token {
+        None if !text.trim().is_empty() => {
+            // Its value is a secret, so the message does not show it.
+            let error = invalid(format!("the variable {} is no token", HF_TOKEN.name));
+            Err(error.with_remedy("change or unset it").into())
+        }
+        None => Ok(file.and_then(read_token)),
+        some => Ok(some),
+    }
+}
+
+/// What counts as true in the Hub's variables.
+fn is_true(value: &str) -> bool {
+    ["1", "ON", "YES", "TRUE"].contains(&value.to_ascii_uppercase().as_str())
 }
 
 fn quantization(arguments: &LoadArguments) -> Option<KvQuantization> {

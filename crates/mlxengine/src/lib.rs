@@ -60,6 +60,8 @@ pub use mlxengine_engine::{
     GenerateParams, Grammar, LogitsProcessor, Message, Piece, RenderOptions, Result, Role, Sequence, Speculation,
     Stats, Step, ToolCall, ToolChoice, Tools,
 };
+/// Models from the Hugging Face Hub: find, fetch, verify, keep.
+pub use mlxengine_hub as hub;
 pub use mlxengine_models::families::{FAMILIES, Family};
 pub use mlxengine_models::{CacheOptions, KvQuantization, Loss, Precision};
 pub use session::{ChatSession, ReplyStream};

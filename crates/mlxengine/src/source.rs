@@ -1,9 +1,10 @@
 //! From what a user calls a model to its files.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use mlxengine_engine::{EngineError, ErrorKind, Result};
+use mlxengine_hub::{Cache, HubError, RepoId};
 use mlxengine_models::Source;
 
 use crate::gguf;
@@ -72,47 +73,61 @@ impl ModelSource {
         (plain(org) && plain(name) && clean_revision).then(|| ModelSource::Named { id: id.to_owned(), revision })
     }
 
+    /// The model of the Hub that this may be: `org/name` and the revision. A path that looks like a name is one unless there
+    /// is such a directory.
+    #[must_use]
+    pub fn on_hub(&self) -> Option<(String, String)> {
+        match self {
+            ModelSource::Demo => None,
+            ModelSource::Directory(path) => {
+                let name = path.to_str().filter(|_| !path.exists())?;
+                Self::parse_url(name).filter(|source| matches!(source, ModelSource::Named { .. }))?.on_hub()
+            }
+            ModelSource::Named { id, revision } => {
+                Some((id.clone(), revision.clone().unwrap_or_else(|| "main".into())))
+            }
+        }
+    }
+
     /// The files that this names, looked for in `paths`.
     ///
     /// # Errors
     /// If nothing is there, with the places that were looked at.
     pub fn resolve(&self, paths: &ModelPaths) -> Result<Source> {
-        match self {
-            ModelSource::Demo => demo(),
-            ModelSource::Directory(path) if gguf::is_gguf(path) => {
+        match (self, self.on_hub()) {
+            (ModelSource::Demo, _) => demo(),
+            (_, Some((id, revision))) => find(&id, &revision, paths).map(Source::Directory),
+            (ModelSource::Directory(path), None) if gguf::is_gguf(path) => {
                 let imports = paths.imports.as_ref().ok_or_else(|| {
                     let message = format!("{} is a GGUF file, and no place is set up to import it to", path.display());
                     EngineError::new(ErrorKind::InvalidInput, message).with_remedy("import it to a directory first")
                 })?;
                 Ok(Source::Directory(gguf::imported(path, imports, |_| ControlFlow::Continue(()))?.0))
             }
-            ModelSource::Directory(path) => {
-                match path.to_str().filter(|_| !path.exists()).map(|name| (name, Self::parse_url(name))) {
-                    Some((name, Some(ModelSource::Named { .. }))) => {
-                        Err(EngineError::new(ErrorKind::NotFound, format!("there is no directory {name}"))
-                            .with_remedy(format!("for the model of that name write mlx://{name}")))
-                    }
-                    _ => Ok(Source::Directory(path.clone())),
-                }
-            }
-            ModelSource::Named { id, revision } => {
-                let revision = revision.as_deref().unwrap_or("main");
-                let cached = paths.hub_caches.iter().filter_map(|cache| snapshot(cache, id, revision));
-                let local = paths.directories.iter().map(|directory| directory.join(id));
-                let found = cached.chain(local).find(|directory| directory.join("config.json").is_file());
-                found.map(Source::Directory).ok_or_else(|| not_here(id, paths))
-            }
+            (ModelSource::Directory(path), None) => Ok(Source::Directory(path.clone())),
+            (ModelSource::Named { id, .. }, None) => Err(not_here(id, paths)),
         }
     }
 }
 
-/// The snapshot of a revision in a cache of the Hub's layout.
-fn snapshot(cache: &Path, id: &str, revision: &str) -> Option<PathBuf> {
-    let repository = cache.join(format!("models--{}", id.replace('/', "--")));
-    let commit = std::fs::read_to_string(repository.join("refs").join(revision)).ok();
-    let commit = commit.as_deref().map_or(revision, str::trim);
-    let directory = repository.join("snapshots").join(commit);
-    directory.is_dir().then_some(directory)
+/// The files of a model of the Hub, in a cache or a directory.
+fn find(id: &str, revision: &str, paths: &ModelPaths) -> Result<PathBuf> {
+    let unusable = |error: HubError| {
+        let remedy = error.remedy().unwrap_or_default();
+        EngineError::new(ErrorKind::NotFound, error.message()).with_remedy(remedy)
+    };
+    let repo = RepoId::parse(id).map_err(unusable)?;
+    let mut partly = None;
+    for cache in &paths.hub_caches {
+        match Cache::new(cache).find(&repo, revision) {
+            Ok(snapshot) => return Ok(snapshot.path),
+            Err(HubError::NotCached { missing, .. }) if missing.is_empty() => {}
+            Err(error) => partly = Some(error),
+        }
+    }
+    let mut local = paths.directories.iter().map(|directory| directory.join(id));
+    let found = local.find(|directory| directory.join("config.json").is_file());
+    found.ok_or_else(|| partly.map_or_else(|| not_here(id, paths), unusable))
 }
 
 fn not_here(id: &str, paths: &ModelPaths) -> EngineError {
@@ -124,7 +139,7 @@ fn not_here(id: &str, paths: &ModelPaths) -> EngineError {
         format!("looked in {}", looked.join(", "))
     };
     EngineError::new(ErrorKind::NotFound, format!("the model {id} is not on this machine ({places})"))
-        .with_remedy("download it there with another tool, or give its directory")
+        .with_remedy(format!("fetch it with `mlxengine pull {id}`, or give its directory"))
 }
 
 #[cfg(feature = "demo")]

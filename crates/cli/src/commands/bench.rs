@@ -10,11 +10,13 @@ use serde_json::json;
 use crate::App;
 use crate::arguments::{BenchArguments, Exactness};
 use crate::failure::{Result, Stop, invalid};
+use crate::fetch;
 
 /// Measures every test with every number of threads, and prints each as it is done.
 pub fn run(arguments: &BenchArguments, app: &App) -> Result<()> {
     let tests = tests(arguments)?;
     let begun = Instant::now();
+    fetch::ensure(&arguments.model, app)?;
     let mut bar = app.printer.bar("loading", "layers");
     let options = app.settings.load_options(&arguments.load);
     let model = Benchmark::load(&arguments.model, &options, |progress| bar.update(progress.done, progress.total))?;

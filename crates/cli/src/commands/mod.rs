@@ -9,7 +9,7 @@ pub mod explain;
 pub mod families;
 pub mod fuse;
 pub mod generate;
-pub mod import;
+pub mod hub;
 pub mod run;
 pub mod show;
 pub mod version;

@@ -12,7 +12,11 @@ pub fn mlxengine(arguments: &[&str]) -> Command {
     for name in ["MLXENGINE_ISA", "MLXENGINE_THREADS", "MLXENGINE_MODELS", "LLM_CHAT_API_URL", "HF_HOME"] {
         command.env_remove(name);
     }
-    command.env("HF_HUB_CACHE", "no-such-cache").env("XDG_CACHE_HOME", "no-such-folder");
+    for name in ["HF_ENDPOINT", "HF_TOKEN"] {
+        command.env_remove(name);
+    }
+    command.env("HF_HUB_CACHE", "no-such-cache").env("HF_HUB_OFFLINE", "1").env("HF_TOKEN_PATH", "no-such-token");
+    command.env("XDG_CACHE_HOME", "no-such-folder");
     command
 }
 

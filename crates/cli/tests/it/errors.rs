@@ -17,10 +17,9 @@ fn a_model_that_is_not_there() {
         run(&["run", "nowhere", "hi"]),
         "! error: there is no model at nowhere: give the directory of a checkpoint\n[exit 1]\n"
     );
-    let want = "! error: there is no directory no/where; for the model of that name write mlx://no/where\n[exit 1]\n";
-    assert_eq!(run(&["run", "no/where", "hi"]), want);
     let want = "! error: the model no/where is not on this machine (looked in no-such-cache); \
-        download it there with another tool, or give its directory\n[exit 1]\n";
+        fetch it with `mlxengine pull no/where`, or give its directory\n[exit 1]\n";
+    assert_eq!(run(&["run", "no/where", "hi"]), want);
     assert_eq!(run(&["run", "mlx://no/where", "hi"]), want);
     let folder = Folder::new();
     fs::write(folder.path("file"), "").unwrap();

@@ -6,8 +6,12 @@ mod common;
 mod errors;
 mod import;
 mod many;
+mod models;
 #[cfg(unix)]
 mod pipes;
 mod run;
+#[path = "../../../hub/tests/it/server.rs"]
+#[expect(dead_code, reason = "the library's tests use all of it")]
+mod server;
 #[cfg(unix)]
 mod terminal;

@@ -1,4 +1,4 @@
-//! `mlxengine import`: models that other programs left on this machine.
+//! `mlxengine import` of GGUF files: models that other programs left on this machine.
 
 use std::path::Path;
 
@@ -7,19 +7,13 @@ use mlxengine::memory::human;
 use serde_json::json;
 
 use crate::App;
-use crate::arguments::ImportArguments;
-use crate::failure::{Result, invalid};
+use crate::failure::Result;
+use crate::hub_arguments::ImportArguments;
 use crate::load::watched;
 
 /// Writes the model into a directory of its own, and says what it lost.
 pub fn run(arguments: &ImportArguments, app: &App) -> Result<()> {
     let file = &arguments.file;
-    if !file.is_file() {
-        return Err(invalid(format!("there is no file {}", file.display())).into());
-    }
-    if !gguf::is_gguf(file) {
-        return Err(invalid(format!("{} is no GGUF file: it does not begin as one", file.display())).into());
-    }
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     let place = app.settings.new_model(arguments.name.as_deref().unwrap_or(&stem))?;
     let report = watched(app, |progress| gguf::import(file, &place.directory, progress))?;
