@@ -1,12 +1,44 @@
 //! What answers have to be, and what of that a model cannot do.
 
+use clap::Args;
 use mlxengine::{Capabilities, Grammar, InferenceEngine, ToolChoice, Tools};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::App;
-use crate::arguments::{GenerationArguments, StructureArguments};
+use crate::arguments::GenerationArguments;
 use crate::failure::{Result, invalid};
+use crate::parsers;
 use crate::settings::{list, render_options};
+
+/// What an answer has to be.
+#[derive(Args, Clone, Default)]
+#[command(next_help_heading = "Structure")]
+pub struct StructureArguments {
+    /// The answer is JSON that this schema accepts
+    #[arg(long, value_name = "FILE|JSON", value_parser = parsers::json)]
+    #[arg(conflicts_with_all = ["json_object", "regex", "grammar", "tool_choice"])]
+    pub json_schema: Option<Value>,
+
+    /// The answer is a JSON object
+    #[arg(long, conflicts_with_all = ["regex", "grammar", "tool_choice"])]
+    pub json_object: bool,
+
+    /// The answer matches this regular expression as a whole
+    #[arg(long, value_name = "RE", conflicts_with_all = ["grammar", "tool_choice"])]
+    pub regex: Option<String>,
+
+    /// The answer is a text of this grammar, in Lark's notation
+    #[arg(long, value_name = "FILE", value_parser = parsers::text_file, conflicts_with = "tool_choice")]
+    pub grammar: Option<String>,
+
+    /// Tools that the model may call, as a JSON list; its calls are printed as JSON, one a line
+    #[arg(long, value_name = "FILE|JSON", value_parser = parsers::json)]
+    pub tools: Option<Value>,
+
+    /// Hold calls to the tools' schemas: auto, required, or the name of the one to call
+    #[arg(long, value_name = "WHICH", requires = "tools")]
+    pub tool_choice: Option<String>,
+}
 
 /// The grammar that was asked for.
 pub fn grammar(arguments: &StructureArguments, engine: &InferenceEngine) -> Result<Option<Grammar>> {
