@@ -18,7 +18,7 @@ fn a_file_becomes_a_model_with_a_name() {
         transcript(command.env("MLXENGINE_MODELS", folder.name()), None).replace(folder.name(), "M")
     };
     let file = seed();
-    let want = "llama: 11 tensors, 12.4 kB\nevery weight is exactly what the file says\nwritten to M/org/tiny\n\
+    let want = "llama: 11 tensors, 8.07 kB\nevery weight is exactly what the file says\nwritten to M/org/tiny\n\
         ! hint: mlxengine chat mlx://org/tiny\n[exit 0]\n";
     assert_eq!(said(&["import", &file, "org/tiny"]), want);
     let shown = said(&["show", "mlx://org/tiny"]);
@@ -27,7 +27,7 @@ fn a_file_becomes_a_model_with_a_name() {
     assert_eq!(again, "! error: M/org/tiny is there already: remove it, or give another name\n[exit 1]\n");
     assert!(said(&["import", &file, "a/b/c"]).contains("not the address of a model"));
     let cargo = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
-    assert!(said(&["import", cargo]).contains("Cargo.toml is no GGUF file"));
+    assert!(said(&["import", cargo]).contains("Cargo.toml is neither a bundle of a model nor a GGUF file"));
     assert!(said(&["import", "no.gguf"]).contains("there is no file no.gguf"));
     let json = said(&["import", &file, "--json"]);
     assert!(json.contains("\"model\": \"mlx://local/bytes\""), "{json}");

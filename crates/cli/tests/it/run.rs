@@ -108,7 +108,7 @@ fn show_tells_what_a_checkpoint_is() {
         "  context          1024 tokens\n",
         "  vocabulary       4096 tokens\n",
         "  layers           6 of size 256\n",
-        "weights 3.61 MB, cache 6.29 MB",
+        "weights 3.61 MB, cache 3.15 MB",
         "  chat template    chat_template.jinja\n",
         "  end tokens       4089 <|im_end|> (generation_config.json eos_token_id",
         "  sampling         temperature 0.5, top_p 0.9, top_k 20\n",

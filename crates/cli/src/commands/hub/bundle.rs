@@ -32,10 +32,13 @@ pub fn export(arguments: &ExportArguments, app: &App) -> Result<()> {
 /// Takes in what a file holds, by what it is.
 pub fn import(arguments: &ImportArguments, app: &App) -> Result<()> {
     let file = &arguments.file;
+    if !file.is_file() {
+        return Err(invalid(format!("there is no file {}", file.display())).into());
+    }
     if is_gguf(file) {
         return gguf::run(arguments, app);
     }
-    if file.is_file() && !is_bundle(file) {
+    if !is_bundle(file) {
         let error = invalid(format!("{} is neither a bundle of a model nor a GGUF file", file.display()));
         return Err(error.with_remedy("make a bundle with `mlxengine export`").into());
     }
