@@ -13,7 +13,7 @@ use crate::parsers;
 use crate::settings;
 use crate::structure::StructureArguments;
 
-/// Runs language models on this machine: nothing is sent anywhere
+/// Runs language models on this machine, which texts never leave
 #[derive(Parser)]
 #[command(name = "mlxengine", disable_version_flag = true, after_long_help = settings::variables_help())]
 pub struct Arguments {

@@ -12,6 +12,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{During, HubError, Result};
 use crate::name::{BlobId, RepoId, below, is_commit};
@@ -91,7 +92,7 @@ impl Folder {
         }
         let folder = path.parent().unwrap_or(&path);
         fs::create_dir_all(folder).during("make the folder", folder)?;
-        let new = self.refs().join(format!(".{}.{}", std::process::id(), commit));
+        let new = self.refs().join(passing_name(commit));
         fs::write(&new, commit).during("write", &new)?;
         fs::rename(&new, &path).during("write", &path)
     }
@@ -111,11 +112,17 @@ impl Folder {
         if fs::read_link(&path).is_ok_and(|known| known == target) {
             return Ok(());
         }
-        let new = folder.join(format!(".{}.{}", std::process::id(), blob.as_str()));
+        let new = folder.join(passing_name(blob.as_str()));
         let _ = fs::remove_file(&new);
         link(&target, &self.blob(blob), &new).during("link", &path)?;
         fs::rename(&new, &path).during("link", &path)
     }
+}
+
+/// A name for what is about to get its own: one that no other process has, nor another thread of this one.
+fn passing_name(what: &str) -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!(".{}-{}.{what}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 #[cfg(unix)]

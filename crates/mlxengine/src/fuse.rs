@@ -157,7 +157,7 @@ fn write(
             progress(LoadProgress { done: *done, total });
         };
         let written = directory.join(&name);
-        fusion.write(&written, shard, metadata.clone(), &each)?;
+        fusion.write(&written, shard, &metadata, &each)?;
         // The writer of tensors keeps its files to their owner.
         let like = std::fs::metadata(&file).map_err(io(&file))?.permissions();
         std::fs::set_permissions(&written, like).map_err(io(&written))?;

@@ -2,7 +2,6 @@
 
 mod writer;
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::ops::Range;
@@ -180,51 +179,6 @@ impl File {
     pub fn tensor(&self, name: &str) -> Option<Tensor> {
         let (_, spec, range) = self.layout.entries.iter().find(|(n, ..)| n == name)?;
         Some(Tensor::lying(self.bytes.slice(range.clone()), *spec))
-    }
-}
-
-/// Writes a safetensors file tensor by tensor: `tensor` is asked for each of them once, by its index, when it is written.
-///
-/// # Errors
-/// If the file cannot be written.
-pub fn write<'a>(
-    path: &Path,
-    tensors: &[(String, Spec)],
-    metadata: HashMap<String, String>,
-    tensor: &dyn Fn(usize) -> Cow<'a, Tensor>,
-) -> Result<(), FileError> {
-    let views = tensors.iter().enumerate().map(|(index, (name, spec))| (name, Later { index, spec, tensor }));
-    let fail = |e: SafeTensorError| FileError::new(format!("cannot write {}: {e}", path.display()));
-    safetensors::serialize_to_file(views, Some(metadata), path).map_err(fail)
-}
-
-/// A tensor that is computed when it is written.
-struct Later<'t, 'a> {
-    index: usize,
-    spec: &'t Spec,
-    tensor: &'t dyn Fn(usize) -> Cow<'a, Tensor>,
-}
-
-impl safetensors::View for Later<'_, '_> {
-    fn dtype(&self) -> safetensors::Dtype {
-        dtype_on_disk(self.spec.dtype)
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.spec.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let tensor = (self.tensor)(self.index);
-        assert_eq!(tensor.spec(), *self.spec, "a tensor is what was announced");
-        match tensor {
-            Cow::Borrowed(tensor) => Cow::Borrowed(tensor.bytes()),
-            Cow::Owned(tensor) => Cow::Owned(tensor.bytes().to_vec()),
-        }
-    }
-
-    fn data_len(&self) -> usize {
-        self.spec.bytes()
     }
 }
 

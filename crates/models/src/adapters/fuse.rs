@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use mlxengine_tensor::{Dtype, QuantizedTensor, Reduce, Spec, Tensor, Tensors, Unary, Weight, safetensors};
+use mlxengine_tensor::safetensors::Writer;
+use mlxengine_tensor::{Dtype, QuantizedTensor, Reduce, Spec, Tensor, Tensors, Unary, Weight};
 
 use super::{Adapter, Delta, merged, plain};
 use crate::weights::{Storage, Taken, Weights};
@@ -169,15 +170,17 @@ impl Fusion {
         &self,
         path: &Path,
         which: &[usize],
-        metadata: HashMap<String, String>,
+        metadata: &HashMap<String, String>,
         each: &dyn Fn(),
     ) -> Result<()> {
         let entries: Vec<(String, Spec)> = which.iter().map(|index| self.tensors[*index].clone()).collect();
-        let tensor = |index: usize| {
+        let metadata: Vec<(&str, &str)> = metadata.iter().map(|(key, text)| (key.as_str(), text.as_str())).collect();
+        let mut writer = Writer::create(path, &entries, &metadata)?;
+        for (index, (name, _)) in which.iter().zip(&entries) {
             each();
-            self.tensor(which[index])
-        };
-        Ok(safetensors::write(path, &entries, metadata, &tensor)?)
+            writer.write(name, 0, self.tensor(*index).bytes())?;
+        }
+        Ok(writer.finish()?)
     }
 
     /// The tensor of this index.
