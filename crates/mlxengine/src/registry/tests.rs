@@ -113,7 +113,7 @@ fn entries_of_the_user() {
     load(good).unwrap();
     load(good).unwrap();
     for (text, error) in [
-        ("{", "FILE: not a JSON list of models: EOF while parsing an object at line 1 column 1"),
+        ("{}", "FILE: not a JSON list of models: invalid type: map, expected a sequence at line 1 column 0"),
         ("[1]", "FILE: the model number 1: `name`: is missing: this is no object"),
         (r#"[{"name": "a/b"}]"#, "FILE: the model a/b: `kind`: is missing"),
         (r#"[{"name": "b", "kind": "language"}]"#, "FILE: the model b: `name`: must be org/name, as on the Hub"),
