@@ -1,19 +1,20 @@
 //! Models by name: those on the Hub are fetched when they are not here.
 
-use mlxengine::ModelSource;
 use mlxengine::hub::{Cancel, HubConfig, HubError, ModelDownloader, RepoId, Snapshot, Wanted};
+use mlxengine::{ModelRegistry, ModelSource};
 
 use crate::App;
 use crate::failure::Result;
 use crate::transfer::Transfer;
 
-/// `org/name`, `mlx://org/name`, either with `@revision`.
+/// `org/name`, `mlx://org/name` or a short name of the registry, each perhaps with `@revision`.
 pub fn parse(model: &str) -> Result<(RepoId, Option<String>), HubError> {
     let name = model.strip_prefix("mlx://").unwrap_or(model);
     let name = name.strip_prefix("https://huggingface.co/").unwrap_or(name).trim_end_matches('/');
     let (id, revision) = name.split_once('@').map_or((name, None), |(id, revision)| (id, Some(revision)));
     let revision = revision.map(mlxengine::hub::check_revision).transpose()?;
-    Ok((RepoId::parse(id)?, revision.map(str::to_owned)))
+    let known = ModelRegistry::builtin().get(id).map(|entry| entry.name.clone());
+    Ok((RepoId::parse(known.as_deref().unwrap_or(id))?, revision.map(str::to_owned)))
 }
 
 /// Fetches what is wanted of a model, and shows how it comes.

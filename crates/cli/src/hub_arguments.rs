@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use mlxengine::Purpose;
 use mlxengine::hub::Sort;
 
 use crate::parsers;
@@ -15,6 +16,8 @@ pub enum HubCommand {
     Pull(PullArguments),
     /// Find models on the Hub
     Search(SearchArguments),
+    /// Show the models that are known by a short name, and what they need
+    Models(ModelsArguments),
     /// List the models on this machine
     #[command(visible_alias = "ls")]
     List(ListArguments),
@@ -127,6 +130,60 @@ impl From<Order> for Sort {
             Order::Likes => Sort::Likes,
             Order::Modified => Sort::Modified,
             Order::Created => Sort::Created,
+        }
+    }
+}
+
+/// `mlxengine models`.
+#[derive(Args)]
+pub struct ModelsArguments {
+    /// Words of the name or the family
+    pub text: Vec<String>,
+
+    /// What it is for
+    #[arg(long, value_enum)]
+    pub kind: Option<Kind>,
+
+    /// The model_type, as qwen3
+    #[arg(long)]
+    pub family: Option<String>,
+
+    /// The most memory, as 8GB
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub max_memory: Option<u64>,
+
+    /// Tokens that it must take, and that memory is reckoned with [default: 4096, or as many as it takes]
+    #[arg(long, value_name = "N")]
+    pub context: Option<u64>,
+
+    /// Print a JSON list
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a model is for.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Kind {
+    /// Text to text
+    Language,
+    /// Images and text to text
+    Vision,
+    /// Text to a vector
+    Embedding,
+    /// How well a text answers a question
+    Rerank,
+    /// Text to an image
+    Diffusion,
+}
+
+impl From<Kind> for Purpose {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Language => Purpose::Language,
+            Kind::Vision => Purpose::Vision,
+            Kind::Embedding => Purpose::Embedding,
+            Kind::Rerank => Purpose::Rerank,
+            Kind::Diffusion => Purpose::Diffusion,
         }
     }
 }

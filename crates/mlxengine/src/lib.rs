@@ -21,6 +21,7 @@
 //! - [`TokenStream`] is an answer as it comes: an iterator (with the feature `stream`, also a `futures::Stream`).
 //! - [`ChatSession`] keeps a conversation and reads nothing twice.
 //! - [`ModelConfiguration`] says what a checkpoint is; [`Features`] what it can do here.
+//! - [`ModelRegistry`] knows models by short names, and what they need.
 //! - [`mod@gguf`] makes checkpoints of the files of other engines.
 //! - [`mod@bench`] measures a model's speed on this machine.
 //! - Every failure is an [`EngineError`]: a kind, one sentence, a remedy.
@@ -39,6 +40,7 @@ mod features;
 mod fuse;
 pub mod gguf;
 pub mod memory;
+mod registry;
 mod session;
 mod source;
 #[cfg(feature = "stream")]
@@ -64,6 +66,9 @@ pub use mlxengine_engine::{
 pub use mlxengine_hub as hub;
 pub use mlxengine_models::families::{FAMILIES, Family};
 pub use mlxengine_models::{CacheOptions, KvQuantization, Loss, Precision};
+pub use registry::{
+    Ability, Bytes, Found, LayerCache, ModelRegistry, Purpose, Query, RegistryEntry, RegistryMemory, Storage,
+};
 pub use session::{ChatSession, ReplyStream};
 pub use source::{ModelPaths, ModelSource};
 pub use transcript::Format;

@@ -1,13 +1,14 @@
 //! From what a user calls a model to its files.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mlxengine_engine::{EngineError, ErrorKind, Result};
 use mlxengine_hub::{Cache, HubError, RepoId};
 use mlxengine_models::Source;
 
 use crate::gguf;
+use crate::registry::ModelRegistry;
 
 /// The places where models are looked for by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,7 +38,8 @@ pub enum ModelSource {
 }
 
 impl ModelSource {
-    /// Reads `demo`, a directory or GGUF file, `mlx://demo`, `mlx://org/name[@revision]` or `mlx:///absolute/directory`.
+    /// Reads `demo`, a directory or GGUF file, a short name of the registry, `mlx://demo`, `mlx://org/name[@revision]` or
+    /// `mlx:///absolute/directory`. A short name is one only if there is no such file.
     ///
     /// # Errors
     /// If it is none of these.
@@ -52,8 +54,16 @@ impl ModelSource {
             "" => Err(EngineError::new(ErrorKind::InvalidInput, "no model is named")
                 .with_remedy("give a directory, mlx://org/name, or demo")),
             "demo" => Ok(ModelSource::Demo),
-            path => Ok(ModelSource::Directory(PathBuf::from(path))),
+            path if Path::new(path).exists() => Ok(ModelSource::Directory(PathBuf::from(path))),
+            name => Ok(Self::parse_alias(name).unwrap_or_else(|| ModelSource::Directory(PathBuf::from(name)))),
         }
+    }
+
+    /// A short name of the registry, perhaps with `@revision`.
+    fn parse_alias(name: &str) -> Option<ModelSource> {
+        let (alias, revision) = name.split_once('@').map_or((name, None), |(alias, revision)| (alias, Some(revision)));
+        let id = ModelRegistry::hub_name(alias)?;
+        Self::parse_url(&revision.map_or_else(|| id.to_owned(), |revision| format!("{id}@{revision}")))
     }
 
     fn parse_url(rest: &str) -> Option<ModelSource> {
@@ -168,6 +178,9 @@ mod tests {
         assert_eq!(parse("mlx:///m/x"), ModelSource::Directory("/m/x".into()));
         assert_eq!(parse("mlx://mlx-community/Qwen3-0.6B-4bit"), named("mlx-community/Qwen3-0.6B-4bit", None));
         assert_eq!(parse("mlx://a/b@refs/pr/1"), named("a/b", Some("refs/pr/1")));
+        assert_eq!(parse("qwen3-0.6b"), named("mlx-community/Qwen3-0.6B-4bit", None));
+        assert_eq!(parse("Qwen3-0.6B@v1"), named("mlx-community/Qwen3-0.6B-4bit", Some("v1")));
+        assert_eq!(parse("qwen3-0.6"), ModelSource::Directory("qwen3-0.6".into()));
         for bad in
             ["", "mlx://", "mlx://x", "mlx://a/../b", "mlx://a/b/c", "mlx://a/b@", "mlx://a/b@../x", "mlx://../b"]
         {

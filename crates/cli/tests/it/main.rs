@@ -9,6 +9,7 @@ mod many;
 mod models;
 #[cfg(unix)]
 mod pipes;
+mod registry;
 mod run;
 #[path = "../../../hub/tests/it/server.rs"]
 #[expect(dead_code, reason = "the library's tests use all of it")]

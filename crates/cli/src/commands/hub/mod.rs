@@ -4,6 +4,7 @@ mod bundle;
 mod copy;
 mod gguf;
 mod list;
+mod models;
 mod prune;
 mod pull;
 mod remove;
@@ -20,6 +21,7 @@ pub fn run(command: &HubCommand, app: &App) -> Result<()> {
     match command {
         HubCommand::Pull(arguments) => pull::run(arguments, app),
         HubCommand::Search(arguments) => search::run(arguments, app),
+        HubCommand::Models(arguments) => models::run(arguments, app),
         HubCommand::List(arguments) => list::run(arguments, app),
         HubCommand::Rm(arguments) => remove::run(arguments, app),
         HubCommand::Verify(arguments) => verify::run(arguments, app),
