@@ -205,7 +205,7 @@ fn matrices_that_share_a_step_give_the_bits_of_each_alone() {
     for threads in [1, 3] {
         let cpu = Cpu::new(Isa::best(), threads);
         for form in forms() {
-            let owned = [600, 9, 320].map(|rows| Owned::new(form, rows, 1024, 2, &mut random));
+            let owned = [300, 9, 100].map(|rows| Owned::new(form, rows, 1024, 2, &mut random));
             let ws = owned.each_ref().map(Owned::matrix);
             for m in [1, 3, 4, 5] {
                 let x = random.floats(m * 1024, -2.0, 2.0);
