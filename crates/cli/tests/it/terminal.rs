@@ -59,11 +59,13 @@ impl Terminal {
         self.keys.write_all(keys.as_bytes()).expect("the program reads");
     }
 
-    /// Types a line at the prompt, and waits for what the program says to it. What is expected may not be part of the line.
+    /// Types a line at the prompt, and waits for what the program says to it.
     fn line(&mut self, line: &str, expected: &str) -> String {
         self.wait_for(">>> ");
         self.keys(line);
         self.keys("\r");
+        // The line is drawn again and again while it is typed, prompt and all; it is taken when pasting is switched off.
+        self.wait_for("\u{1b}[?2004l");
         self.wait_for(expected)
     }
 
