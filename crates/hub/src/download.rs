@@ -79,7 +79,7 @@ impl ModelDownloader {
         cancel: &Cancel,
     ) -> Result<Snapshot> {
         check_revision(revision)?;
-        if self.api.http().is_offline() {
+        if self.is_offline() {
             return self.cached(repo, revision);
         }
         block_on(|| async {
