@@ -74,8 +74,11 @@ pub fn linear(cpu: &Cpu, precision: Precision, x: &[f32], w: &Matrix<'_>, bias: 
 /// [`linear`] with several matrices, each with its result: the same bits in fewer steps.
 pub fn linear_all(cpu: &Cpu, precision: Precision, x: &[f32], ws: &[Matrix<'_>], outs: &mut [&mut [f32]]) {
     assert_eq!(ws.len(), outs.len(), "a result for each matrix");
-    if precision == Precision::Fast && ws.len() > 1 && integer::matmul_few(cpu, x, ws, outs) {
-        return;
+    if let (Precision::Fast, [w, _, ..]) = (precision, ws) {
+        let rows = rows_of(outs[0].len(), w.rows, x.len(), w.cols);
+        if tiles::unit_for(cpu, w, rows).is_none() && integer::matmul_together(cpu, x, ws, outs) {
+            return;
+        }
     }
     for (w, out) in ws.iter().zip(outs) {
         linear(cpu, precision, x, w, None, out);
@@ -109,7 +112,7 @@ pub fn gather_linear(
 /// `x [m, k] · Wᵀ (+ bias [n]) -> out [m, n]`, for `W [n, k]`.
 pub fn matmul(cpu: &Cpu, x: &[f32], w: &Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
     let (job, m) = Job::new(x, w, bias, out);
-    let unit = |i: usize| Unit { matrix: 0, start: i * BLOCK_M, len: BLOCK_M.min(m - i * BLOCK_M) };
+    let unit = |i: usize| Unit { index: i, matrix: 0, start: i * BLOCK_M, len: BLOCK_M.min(m - i * BLOCK_M) };
     let work = Work { rows: m, units: m.div_ceil(BLOCK_M), unit: &unit };
     job.run(cpu, &work, job.even_columns(cpu, &work), &|tile| job.exact(cpu, tile));
 }
@@ -150,7 +153,7 @@ pub fn gather_matmul(cpu: &Cpu, x: &[f32], pick: Gather<'_>, w: &Matrix<'_>, bia
     scratch::indices(|list| {
         let (order, units) = sort_by_expert(list, ids, experts);
         let job = Job { view, x, x_rows: Some(x_rows), order: Some(order), bias, n, out: Out(out.as_mut_ptr()) };
-        let unit = |i: usize| Unit::of(&units[3 * i..]);
+        let unit = |i: usize| Unit::of(i, units);
         let work = Work { rows: ids.len(), units: units.len() / 3, unit: &unit };
         job.run(cpu, &work, job.even_columns(cpu, &work), &|tile| job.exact(cpu, tile));
     });
@@ -253,15 +256,18 @@ struct Job<'a> {
 /// Rows of the result that multiply the same matrix of the stack.
 #[derive(Clone, Copy, Debug)]
 struct Unit {
+    /// Which of the units it is.
+    index: usize,
     matrix: usize,
     start: usize,
     len: usize,
 }
 
 impl Unit {
-    /// As [`sort_by_expert`] writes it.
-    fn of(list: &[u32]) -> Unit {
-        Unit { matrix: list[0] as usize, start: list[1] as usize, len: list[2] as usize }
+    /// One of those that [`sort_by_expert`] writes.
+    fn of(index: usize, list: &[u32]) -> Unit {
+        let [matrix, start, len] = list.as_chunks().0[index].map(|n| n as usize);
+        Unit { index, matrix, start, len }
     }
 }
 

@@ -17,7 +17,6 @@ mod panels;
 mod rows;
 
 use self::codes::Form;
-use self::input::{Input, Order};
 use super::{FEW_ROWS, Gather, Job, Out, Tile, Unit, Work, rows_of, sort_by_expert};
 use crate::codec::View;
 #[cfg(test)]
@@ -100,6 +99,20 @@ impl Kernel {
         }
     }
 
+    /// As [`Dots::TILE_ROWS`].
+    fn tile_rows(self) -> usize {
+        struct Ask<'a>(&'a mut usize);
+        impl DotsOp for Ask<'_> {
+            #[inline(always)]
+            fn eval<D: Dots>(self, _: D) {
+                *self.0 = D::TILE_ROWS;
+            }
+        }
+        let mut rows = 0;
+        self.run(Ask(&mut rows));
+        rows
+    }
+
     fn name(self) -> &'static str {
         match self {
             #[cfg(test)]
@@ -138,26 +151,26 @@ pub fn matmul_fast(cpu: &Cpu, x: &[f32], w: &Matrix<'_>, bias: Option<&[f32]>, o
 fn matmul_with(kernel: Kernel, cpu: &Cpu, x: &[f32], w: &Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) -> bool {
     let Some(form) = Form::of(w) else { return false };
     let (job, m) = Job::new(x, w, bias, out);
-    let unit = |i: usize| Unit { matrix: 0, start: i * UNIT_ROWS, len: UNIT_ROWS.min(m - i * UNIT_ROWS) };
+    let unit = |i: usize| Unit { index: i, matrix: 0, start: i * UNIT_ROWS, len: UNIT_ROWS.min(m - i * UNIT_ROWS) };
     run(kernel, form, cpu, &[job], &Work { rows: m, units: m.div_ceil(UNIT_ROWS), unit: &unit });
     true
 }
 
-/// [`matmul_fast`] with several matrices, each with its result: the same bits, but a few rows of input are quantized once
-/// and shared out once. Returns `false` where the matrices differ in form, or the rows are not few.
-pub fn matmul_few(cpu: &Cpu, x: &[f32], ws: &[Matrix<'_>], outs: &mut [&mut [f32]]) -> bool {
+/// [`matmul_fast`] with several matrices, each with its result: the same bits, but the input is quantized once, and few rows of
+/// it are shared out once. Returns `false` where the matrices differ in form.
+pub fn matmul_together(cpu: &Cpu, x: &[f32], ws: &[Matrix<'_>], outs: &mut [&mut [f32]]) -> bool {
     let (Some(kernel), Some(first)) = (Kernel::of(cpu.isa), ws.first()) else { return false };
     let Some(form) = Form::of(first) else { return false };
     let m = rows_of(outs[0].len(), first.rows, x.len(), first.cols);
-    if m > FEW_ROWS || ws.len() > MOST_TOGETHER || ws.iter().any(|w| Form::of(w) != Some(form)) {
+    if ws.len() > MOST_TOGETHER || ws.iter().any(|w| Form::of(w) != Some(form)) {
         return false;
     }
     let mut jobs = [Job::new(x, first, None, outs[0]).0; MOST_TOGETHER];
     for ((job, w), out) in jobs.iter_mut().zip(ws).zip(outs) {
         *job = Job::new(x, w, None, out).0;
     }
-    let unit = |_: usize| Unit { matrix: 0, start: 0, len: m };
-    run(kernel, form, cpu, &jobs[..ws.len()], &Work { rows: m, units: 1, unit: &unit });
+    let unit = |i: usize| Unit { index: i, matrix: 0, start: i * UNIT_ROWS, len: UNIT_ROWS.min(m - i * UNIT_ROWS) };
+    run(kernel, form, cpu, &jobs[..ws.len()], &Work { rows: m, units: m.div_ceil(UNIT_ROWS), unit: &unit });
     true
 }
 
@@ -177,7 +190,7 @@ pub fn gather_matmul_fast(
         let (order, units) = sort_by_expert(list, pick.ids, pick.experts);
         let (x_rows, order) = (Some(pick.x_rows), Some(order));
         let job = Job { view, x, x_rows, order, bias, n, out: Out(out.as_mut_ptr()) };
-        let unit = |i: usize| Unit::of(&units[3 * i..]);
+        let unit = |i: usize| Unit::of(i, units);
         run(kernel, form, cpu, &[job], &Work { rows: pick.ids.len(), units: units.len() / 3, unit: &unit });
     });
     true
@@ -191,29 +204,28 @@ fn run(kernel: Kernel, form: Form, cpu: &Cpu, jobs: &[Job<'_>], work: &Work<'_>)
     }
     let size = n.saturating_mul(jobs[0].view.cols).saturating_mul(work.rows);
     let many = work.rows.div_ceil(work.units) > FEW_ROWS;
-    let order = if many { Order::Groups } else { Order::Vectors };
     let threads = cpu.pool.threads();
-    input::quantize((kernel, form), order, cpu, &jobs[0], |input| {
-        if many {
+    if many {
+        return input::tiles((kernel, form), cpu, &jobs[0], work, |input| {
             for job in jobs {
                 let columns = panel_columns(threads, job.n, size, work.units);
                 job.run(cpu, work, columns, &|tile| panels::multiply(kernel, Task { job, input, form, tile }));
             }
-        } else {
-            let columns = columns(threads, n, size, work.units);
-            cpu.pool.run(n.div_ceil(columns) * work.units, &|i| {
-                let (unit, start) = ((work.unit)(i % work.units), i / work.units * columns);
-                let mut first = 0;
-                for job in jobs {
-                    let (start, end) =
-                        (start.max(first) - first, (start + columns).min(first + job.n).max(first) - first);
-                    if start < end {
-                        rows::multiply(kernel, Task { job, input, form, tile: Tile { unit, start, end } });
-                    }
-                    first += job.n;
+        });
+    }
+    input::rows((kernel, form), cpu, &jobs[0], |input| {
+        let columns = columns(threads, n, size, work.units);
+        cpu.pool.run(n.div_ceil(columns) * work.units, &|i| {
+            let (unit, start) = ((work.unit)(i % work.units), i / work.units * columns);
+            let mut first = 0;
+            for job in jobs {
+                let (start, end) = (start.max(first) - first, (start + columns).min(first + job.n).max(first) - first);
+                if start < end {
+                    rows::multiply(kernel, Task { job, input, form, tile: Tile { unit, start, end } });
                 }
-            });
-        }
+                first += job.n;
+            }
+        });
     });
 }
 
@@ -239,9 +251,9 @@ fn panel_columns(threads: usize, n: usize, size: usize, units: usize) -> usize {
 
 /// What a task computes.
 #[derive(Clone, Copy)]
-struct Task<'a> {
+struct Task<'a, I> {
     job: &'a Job<'a>,
-    input: Input<'a>,
+    input: I,
     form: Form,
     tile: Tile,
 }

@@ -136,7 +136,7 @@ pub(super) trait WithUnit {
 
 /// The unit that [`matmul_tiles`] uses for `rows` input rows. Weights of `f32` would lose too much, and quantized ones meet
 /// integers, which are more exact, at no less than the speed of vectors.
-fn unit_for(cpu: &Cpu, w: &Matrix<'_>, rows: usize) -> Option<TileUnit> {
+pub(super) fn unit_for(cpu: &Cpu, w: &Matrix<'_>, rows: usize) -> Option<TileUnit> {
     let best = TileUnit::best(cpu.isa).filter(|_| rows >= LEAST_ROWS)?;
     let pays = match w.elements {
         Elements::Dense(Float::F32, _) => false,

@@ -1,6 +1,7 @@
 //! The input as integers: how rows are quantized, and where their parts lie.
 
-use super::{Form, Job, Kernel};
+use super::panels::MOST_ROWS;
+use super::{Form, Job, Kernel, Unit, Work};
 use crate::dots::{BYTES, Dots, DotsOp, LANES};
 use crate::{Cpu, scratch};
 
@@ -11,43 +12,35 @@ const MOST: f32 = 32_639.0;
 /// Elements below which handing rows to another thread costs more than it saves.
 const MIN_TASK: usize = 1 << 14;
 
-/// The order of a quantized row's digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
-    /// For each vector of codes the high digits, plane after plane, then the low ones.
-    Vectors,
-    /// For each group the high digits, plane after plane, then the low ones.
-    Groups,
-}
-
-/// Where the parts of a quantized row lie, in units of four bytes. First come the digits.
+/// The rows of an input for products of few: each with its digits, for each vector of codes the high ones, plane after plane,
+/// then the low ones, and after the digits lists of its groups' scales and of their sums times the scales. The lists go on with
+/// zeros to whole vectors of codes and sixteen groups.
 #[derive(Clone, Copy)]
-struct Layout {
-    order: Order,
-    /// Length of the row.
-    stride: usize,
-    /// Where the groups' scales begin.
-    scales: usize,
-    /// Where the groups' sums, times their scales, begin.
-    sums: usize,
-}
-
-impl Layout {
-    fn new(cols: usize, form: Form, order: Order) -> Layout {
-        let digits = 2 * cols.next_multiple_of(BYTES * form.planes()) / 4;
-        let groups = (cols / form.group).next_multiple_of(LANES);
-        Layout { order, stride: digits + 2 * groups, scales: digits, sums: digits + groups }
-    }
-}
-
-/// All rows of an input, quantized.
-#[derive(Clone, Copy)]
-pub(super) struct Input<'a> {
+pub(super) struct Rows<'a> {
     memory: &'a [f32],
     layout: Layout,
 }
 
-/// A quantized row. The lists go on with zeros to whole vectors of codes and sixteen groups.
+/// Where the parts of a row lie, in units of four bytes.
+#[derive(Clone, Copy)]
+struct Layout {
+    /// Length of the row.
+    stride: usize,
+    /// Where the groups' scales begin.
+    scales: usize,
+    /// Where the groups' sums begin.
+    sums: usize,
+}
+
+impl Layout {
+    fn new(cols: usize, form: Form) -> Layout {
+        let digits = 2 * cols.next_multiple_of(BYTES * form.planes()) / 4;
+        let groups = (cols / form.group).next_multiple_of(LANES);
+        Layout { stride: digits + 2 * groups, scales: digits, sums: digits + groups }
+    }
+}
+
+/// A quantized row.
 #[derive(Clone, Copy)]
 pub(super) struct Row {
     pub(super) digits: *const i8,
@@ -55,7 +48,7 @@ pub(super) struct Row {
     pub(super) sums: *const f32,
 }
 
-impl Input<'_> {
+impl Rows<'_> {
     #[inline(always)]
     pub(super) fn row(&self, row: usize) -> Row {
         let line = self.memory[row * self.layout.stride..][..self.layout.stride].as_ptr();
@@ -64,111 +57,281 @@ impl Input<'_> {
     }
 }
 
-/// Quantizes all rows of a product's input and passes them on.
-pub(super) fn quantize(
-    (kernel, form): (Kernel, Form),
-    order: Order,
-    cpu: &Cpu,
-    job: &Job<'_>,
-    then: impl FnOnce(Input<'_>),
-) {
-    struct Lines(*mut f32);
-    // SAFETY: tasks write disjoint lines of memory that the caller of the pool holds exclusively.
-    unsafe impl Sync for Lines {}
-    impl Lines {
-        fn at(&self, element: usize) -> *mut f32 {
-            self.0.wrapping_add(element)
-        }
+/// The rows of an input for products of many: those of each unit in tiles of [`Dots::TILE_ROWS`], which meet the weights together.
+/// A tile has for each group of weights a [`Block`].
+#[derive(Clone, Copy)]
+pub(super) struct Tiles<'a> {
+    memory: &'a [f32],
+    /// Rows of a tile.
+    rows: usize,
+    /// Floats of a tile.
+    stride: usize,
+}
+
+impl Tiles<'_> {
+    /// The first block of the tile that has a unit's rows from position `at` on, a multiple of a tile's.
+    #[inline(always)]
+    pub(super) fn tile(&self, unit: Unit, at: usize) -> *const f32 {
+        let tile = first_tile(unit, self.rows) + at / self.rows;
+        self.memory[tile * self.stride..][..self.stride].as_ptr()
     }
+}
+
+/// Number of a unit's first tile: no two units' tiles are the same, and few numbers belong to none.
+#[inline(always)]
+fn first_tile(unit: Unit, tile_rows: usize) -> usize {
+    unit.start / tile_rows + unit.index
+}
+
+/// How the groups of some rows lie together, in units of four bytes: four digits of a row next to the same of the other rows, all
+/// high digits, plane after plane, before the low ones; then the rows' scales, and their sums times the scales.
+#[derive(Clone, Copy)]
+pub(super) struct Block {
+    /// Where the low digits begin.
+    pub(super) low: usize,
+    /// Where the scales begin.
+    pub(super) scales: usize,
+    /// Where the sums begin.
+    pub(super) sums: usize,
+    /// Length of a block.
+    pub(super) len: usize,
+}
+
+impl Block {
+    #[inline(always)]
+    pub(super) const fn new(group: usize, rows: usize) -> Block {
+        let digits = group / 4 * rows;
+        Block { low: digits, scales: 2 * digits, sums: 2 * digits + rows, len: 2 * (digits + rows) }
+    }
+}
+
+/// Memory whose parts are written by several threads.
+struct Lines(*mut f32);
+
+// SAFETY: tasks write disjoint lines of memory that the caller of the pool holds exclusively.
+unsafe impl Sync for Lines {}
+
+impl Lines {
+    /// # Safety
+    /// The line lies in the memory, and is this task's alone.
+    #[allow(clippy::mut_from_ref, reason = "as the safety section says")]
+    unsafe fn line(&self, i: usize, len: usize) -> &mut [f32] {
+        // SAFETY: passed on.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(i * len), len) }
+    }
+}
+
+/// Quantizes the rows of a product with few and passes them on.
+pub(super) fn rows((kernel, form): (Kernel, Form), cpu: &Cpu, job: &Job<'_>, then: impl FnOnce(Rows<'_>)) {
     let cols = job.view.cols;
-    let layout = Layout::new(cols, form, order);
+    let layout = Layout::new(cols, form);
     // A matrix without columns has nothing to quantize, but its rows are read.
     let rows = job.x.len().checked_div(cols).unwrap_or(0);
     scratch::shared_floats(rows * layout.stride, |memory| {
         let lines = Lines(memory.as_mut_ptr());
         cpu.pool.chunks(rows, 1, MIN_TASK.div_ceil(cols.max(1)), |range| {
             for row in range {
-                let x = &job.x[row * cols..][..cols];
                 // SAFETY: each row is one task's, and its line lies in the memory.
-                let line = unsafe { std::slice::from_raw_parts_mut(lines.at(row * layout.stride), layout.stride) };
-                kernel.run(Quantize { x, line, layout, form });
+                let line = unsafe { lines.line(row, layout.stride) };
+                let target = Line { x: &job.x[row * cols..][..cols], line, layout };
+                kernel.run(Quantize { form, groups: job.view.groups, target });
             }
         });
-        then(Input { memory, layout });
+        then(Rows { memory, layout });
     });
 }
 
-/// Quantizes a row.
-struct Quantize<'a> {
-    x: &'a [f32],
-    line: &'a mut [f32],
-    layout: Layout,
-    form: Form,
+/// Quantizes the rows of a product with many and passes them on.
+pub(super) fn tiles(
+    (kernel, form): (Kernel, Form),
+    cpu: &Cpu,
+    job: &Job<'_>,
+    work: &Work<'_>,
+    then: impl FnOnce(Tiles<'_>),
+) {
+    let (cols, tile_rows) = (job.view.cols, kernel.tile_rows());
+    let block = Block::new(form.group, tile_rows);
+    let stride = job.view.groups * block.len;
+    let count = work.rows / tile_rows + work.units;
+    scratch::shared_floats(count * stride, |memory| {
+        let lines = Lines(memory.as_mut_ptr());
+        cpu.pool.chunks(count, 1, MIN_TASK.div_ceil((cols * tile_rows).max(1)), |range| {
+            let mut next = 0;
+            for tile in range {
+                // The last unit that begins here or before; most often that of the tile before.
+                next += (next..work.units).take_while(|&i| first_tile((work.unit)(i), tile_rows) <= tile).count();
+                let unit = (work.unit)(next - 1);
+                let at = (tile - first_tile(unit, tile_rows)) * tile_rows;
+                let mut x = [const { &[] as &[f32] }; MOST_ROWS];
+                for (i, x) in (at..unit.len).take(tile_rows).zip(&mut x) {
+                    *x = &job.x[job.positions(unit, i).0 * cols..][..cols];
+                }
+                // SAFETY: each tile is one task's, and its line lies in the memory.
+                let line = unsafe { lines.line(tile, stride) };
+                kernel.run(Quantize { form, groups: job.view.groups, target: Tile { x, line } });
+            }
+        });
+        then(Tiles { memory, rows: tile_rows, stride });
+    });
 }
 
-impl DotsOp for Quantize<'_> {
+/// What is quantized, and where it is put.
+trait Target {
+    /// Fills what so many groups leave.
+    fn begin<const GROUP: usize, const PLANES: usize>(&mut self, groups: usize);
+    /// Takes over the group `g`, whose digits lie in so many planes.
+    fn group<D: Dots, const GROUP: usize, const PLANES: usize>(&mut self, g: usize);
+}
+
+/// Quantizes a row, or several.
+struct Quantize<T> {
+    form: Form,
+    groups: usize,
+    target: T,
+}
+
+impl<T: Target> DotsOp for Quantize<T> {
     #[inline(always)]
     fn eval<D: Dots>(self, _: D) {
         match self.form.group {
-            16 => self.planes::<16>(),
-            32 => self.planes::<32>(),
-            64 => self.planes::<64>(),
-            _ => self.planes::<128>(),
+            16 => self.planes::<D, 16>(),
+            32 => self.planes::<D, 32>(),
+            64 => self.planes::<D, 64>(),
+            _ => self.planes::<D, 128>(),
         }
     }
 }
 
-impl Quantize<'_> {
+impl<T: Target> Quantize<T> {
     #[inline(always)]
-    fn planes<const GROUP: usize>(self) {
+    fn planes<D: Dots, const GROUP: usize>(self) {
         match self.form.planes() {
-            1 => self.groups::<GROUP, 1>(),
-            2 => self.groups::<GROUP, 2>(),
-            _ => self.groups::<GROUP, 4>(),
+            1 => self.groups::<D, GROUP, 1>(),
+            2 => self.groups::<D, GROUP, 2>(),
+            _ => self.groups::<D, GROUP, 4>(),
         }
     }
 
     #[inline(always)]
-    fn groups<const GROUP: usize, const PLANES: usize>(self) {
-        let codes = BYTES * PLANES;
-        // Codes of a group that lie together, and the distances of their planes and of the low digits from the high ones.
-        let (part, plane_stride, low_digits) = match self.layout.order {
-            Order::Vectors => (codes.min(GROUP), BYTES, codes),
-            Order::Groups => (GROUP, GROUP / PLANES, GROUP),
-        };
+    fn groups<D: Dots, const GROUP: usize, const PLANES: usize>(mut self) {
+        self.target.begin::<GROUP, PLANES>(self.groups);
+        for g in 0..self.groups {
+            self.target.group::<D, GROUP, PLANES>(g);
+        }
+    }
+}
+
+/// A row of [`Rows`].
+struct Line<'a> {
+    x: &'a [f32],
+    line: &'a mut [f32],
+    layout: Layout,
+}
+
+impl Line<'_> {
+    #[inline(always)]
+    fn parts(&mut self) -> (&mut [u8], &mut [f32], &mut [f32]) {
         let (digits, rest) = self.line.split_at_mut(self.layout.scales);
         let (scales, sums) = rest.split_at_mut(self.layout.sums - self.layout.scales);
         // SAFETY: floats are four bytes without padding, and any bytes are integers (and floats, afterwards).
         let digits = unsafe { std::slice::from_raw_parts_mut(digits.as_mut_ptr().cast::<u8>(), 4 * digits.len()) };
-        let groups = self.x.len() / GROUP;
-        digits[self.x.len() / codes * codes * 2..].fill(0);
-        scales[groups..].fill(0.0);
-        sums[groups..].fill(0.0);
-        for (g, x) in self.x.as_chunks::<GROUP>().0.iter().enumerate() {
-            let (scale, inverse) = scale_of(x);
-            let (mut high, mut low, mut sum) = ([0u8; GROUP], [0u8; GROUP], 0i32);
-            for ((x, high), low) in x.iter().zip(&mut high).zip(&mut low) {
-                // Adding 1.5 * 2^23 rounds to nearest and leaves the integer in the low bits.
-                let int = (x * inverse + 12_582_912.0).to_bits() as u16;
-                (*high, *low) = ((int.wrapping_add(128) >> 8) as u8, int as u8);
-                sum += i32::from(int as i16);
-            }
-            (scales[g], sums[g]) = (scale, scale * sum as f32);
-            for (i, (high, low)) in high.chunks_exact(part).zip(low.chunks_exact(part)).enumerate() {
-                let at = g * GROUP + i * part;
-                let from = match self.layout.order {
-                    Order::Vectors => at / codes * codes * 2 + at % codes / PLANES,
-                    Order::Groups => 2 * at,
-                };
-                for (bytes, from) in [(high, from), (low, from + low_digits)] {
-                    for plane in 0..PLANES {
-                        let out = &mut digits[from + plane * plane_stride..][..part / PLANES];
-                        take_plane::<PLANES>(bytes, plane, out);
-                    }
+        (digits, scales, sums)
+    }
+}
+
+impl Target for Line<'_> {
+    #[inline(always)]
+    fn group<D: Dots, const GROUP: usize, const PLANES: usize>(&mut self, g: usize) {
+        let codes = BYTES * PLANES;
+        // Codes of a group that lie together.
+        let part = codes.min(GROUP);
+        let rounded = round::<GROUP>(self.x, g);
+        let (digits, scales, sums) = self.parts();
+        (scales[g], sums[g]) = (rounded.scale, rounded.sum);
+        for (i, (high, low)) in rounded.high.chunks_exact(part).zip(rounded.low.chunks_exact(part)).enumerate() {
+            let at = g * GROUP + i * part;
+            let from = at / codes * codes * 2 + at % codes / PLANES;
+            for (bytes, from) in [(high, from), (low, from + codes)] {
+                for plane in 0..PLANES {
+                    take_plane::<PLANES>(bytes, plane, &mut digits[from + plane * BYTES..][..part / PLANES]);
                 }
             }
         }
     }
+
+    #[inline(always)]
+    fn begin<const GROUP: usize, const PLANES: usize>(&mut self, groups: usize) {
+        let codes = BYTES * PLANES;
+        let (digits, scales, sums) = self.parts();
+        digits[groups * GROUP / codes * codes * 2..].fill(0);
+        scales[groups..].fill(0.0);
+        sums[groups..].fill(0.0);
+    }
+}
+
+/// A tile of [`Tiles`]. Rows that it lacks are empty, and become zeros.
+struct Tile<'a> {
+    x: [&'a [f32]; MOST_ROWS],
+    line: &'a mut [f32],
+}
+
+impl Target for Tile<'_> {
+    #[inline(always)]
+    fn group<D: Dots, const GROUP: usize, const PLANES: usize>(&mut self, g: usize) {
+        let at = const { Block::new(GROUP, D::TILE_ROWS) };
+        let block = &mut self.line[g * at.len..][..at.len];
+        let mut digits = [[[0u8; GROUP]; MOST_ROWS]; 2];
+        let [high, low] = &mut digits;
+        for (i, x) in self.x.iter().enumerate().take(D::TILE_ROWS) {
+            let rounded = if x.is_empty() { Rounded::zero() } else { round::<GROUP>(x, g) };
+            for (bytes, digits) in [(&rounded.high, &mut high[i]), (&rounded.low, &mut low[i])] {
+                for (plane, digits) in digits.chunks_exact_mut(GROUP / PLANES).enumerate() {
+                    take_plane::<PLANES>(bytes, plane, digits);
+                }
+            }
+            (block[at.scales + i], block[at.sums + i]) = (rounded.scale, rounded.sum);
+        }
+        for (digits, block) in digits.iter().zip(block.chunks_exact_mut(at.low)) {
+            for (quad, block) in block.chunks_exact_mut(D::TILE_ROWS).enumerate() {
+                for (digits, out) in digits.iter().zip(block) {
+                    *out = f32::from_ne_bytes(digits.as_chunks().0[quad]);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn begin<const GROUP: usize, const PLANES: usize>(&mut self, _: usize) {}
+}
+
+/// A group of a row as integers.
+struct Rounded<const GROUP: usize> {
+    high: [u8; GROUP],
+    low: [u8; GROUP],
+    scale: f32,
+    /// The sum of the integers, times the scale.
+    sum: f32,
+}
+
+impl<const GROUP: usize> Rounded<GROUP> {
+    fn zero() -> Self {
+        Rounded { high: [0; GROUP], low: [0; GROUP], scale: 0.0, sum: 0.0 }
+    }
+}
+
+/// Rounds the group `g` of a row.
+#[inline(always)]
+fn round<const GROUP: usize>(x: &[f32], g: usize) -> Rounded<GROUP> {
+    let x = &x.as_chunks().0[g];
+    let (scale, inverse) = scale_of::<GROUP>(x);
+    let (mut high, mut low, mut sum) = ([0u8; GROUP], [0u8; GROUP], 0i32);
+    for ((x, high), low) in x.iter().zip(&mut high).zip(&mut low) {
+        // Adding 1.5 * 2^23 rounds to nearest and leaves the integer in the low bits.
+        let int = (x * inverse + 12_582_912.0).to_bits() as u16;
+        (*high, *low) = ((int.wrapping_add(128) >> 8) as u8, int as u8);
+        sum += i32::from(int as i16);
+    }
+    Rounded { high, low, scale, sum: scale * sum as f32 }
 }
 
 /// Byte `plane` of every `PLANES` bytes, by shifts of words: strided reads of single bytes are not vectorized.

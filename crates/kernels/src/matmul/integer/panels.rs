@@ -11,7 +11,7 @@
 use std::marker::PhantomData;
 
 use super::codes::{Codes, CodesOp, Scales};
-use super::input::Row;
+use super::input::{Block, Tiles};
 use super::{Kernel, Task};
 use crate::dots::{BYTES, Dots, DotsOp, LANES};
 use crate::scratch;
@@ -24,35 +24,36 @@ const PANELS: usize = 4;
 pub(super) const STRIP: usize = PANELS * WIDTH;
 /// Input rows from which on a strip has so many; fewer are limited by reading weights, which then stay in the nearest cache.
 const MANY_ROWS: usize = 64;
-/// Codes of a weight row in a panel: together with some input rows' digits a panel stays in the nearest cache.
-const DEPTH: usize = 512;
+/// Most codes of a weight row in a panel: a strip stays in the second cache, which delivers codes as fast as they are used.
+const DEPTH: usize = 2048;
 /// Bytes of a panel that four codes of each lane take.
 const QUAD: usize = 4 * WIDTH;
-/// Floats that a panel's codes take.
-const CODES: usize = DEPTH * WIDTH / 4;
 /// Most input rows of a register tile: lists of rows are filled up to it.
-const TILE_ROWS: usize = 8;
+pub(super) const MOST_ROWS: usize = 8;
+/// Steps of four codes that are taken without looking for the end of the group.
+const QUADS: usize = 4;
 
 /// Computes a tile.
-pub(super) fn multiply(kernel: Kernel, task: Task<'_>) {
-    struct Visit<'a>(Kernel, Task<'a>);
+pub(super) fn multiply(kernel: Kernel, task: Task<'_, Tiles<'_>>) {
+    struct Visit<'a>(Kernel, Task<'a, Tiles<'a>>);
     impl CodesOp for Visit<'_> {
         fn eval<C: Codes, const GROUP: usize>(self) {
             let Visit(kernel, task) = self;
             let (rows, all) = (task.tile.unit.len, task.job.view.groups);
             let panels = if rows < MANY_ROWS { 1 } else { PANELS };
-            // Of each panel the codes, then of each group the lanes' scales and biases, then of each row the sums.
+            let depth = all.min(DEPTH / GROUP).max(1);
+            // Of each panel the codes of a part, then of each group the lanes' scales and biases, then of each row the sums.
+            let codes = (depth * GROUP).next_multiple_of(C::CODES) * WIDTH / 4;
             let scales = all.next_multiple_of(LANES) * 2 * WIDTH;
-            let sums = rows.next_multiple_of(TILE_ROWS) * WIDTH;
-            scratch::floats(panels * (CODES + scales + sums), |memory| {
-                let (codes, rest) = memory.split_at_mut(panels * CODES);
+            let sums = if all > depth { rows.next_multiple_of(MOST_ROWS) * WIDTH } else { 0 };
+            scratch::floats(panels * (codes + scales + sums), |memory| {
+                let (codes, rest) = memory.split_at_mut(panels * codes);
                 let (scales, sums) = rest.split_at_mut(panels * scales);
                 for start in (task.tile.start..task.tile.end).step_by(panels * WIDTH) {
                     let cols = (start, task.tile.end.min(start + panels * WIDTH));
-                    sums.fill(0.0);
                     // A matrix without columns has one empty part: its product is zero.
-                    for first in (0..all.max(1)).step_by(DEPTH / GROUP) {
-                        let part = Part { task, panels, cols, groups: (first, all.min(first + DEPTH / GROUP)) };
+                    for first in (0..all.max(1)).step_by(depth) {
+                        let part = Part { task, panels, cols, groups: (first, all.min(first + depth)) };
                         kernel.run(Unpack::<C, GROUP> { part, codes, scales, form: PhantomData });
                         kernel.run(Multiply { part, group: GROUP, wide: C::WIDE, codes, scales, sums });
                     }
@@ -67,7 +68,7 @@ pub(super) fn multiply(kernel: Kernel, task: Task<'_>) {
 /// in longer runs.
 #[derive(Clone, Copy)]
 struct Part<'a> {
-    task: Task<'a>,
+    task: Task<'a, Tiles<'a>>,
     /// Panels of a whole strip.
     panels: usize,
     /// Columns of the result.
@@ -80,6 +81,11 @@ impl Part<'_> {
     /// Floats of a panel's scales and biases.
     fn scales(&self) -> usize {
         self.task.job.view.groups.next_multiple_of(LANES) * 2 * WIDTH
+    }
+
+    /// Whether these are the first groups.
+    fn is_first(&self) -> bool {
+        self.groups.0 == 0
     }
 
     /// Whether these are the last groups.
@@ -137,7 +143,8 @@ impl<C: Codes, const GROUP: usize> Unpack<'_, C, GROUP> {
             DEPTH / 8 * C::BITS as usize
         };
         let (panel, lane) = (lanes * LANES / WIDTH, lanes * LANES % WIDTH);
-        let codes: *mut u8 = self.codes[panel * CODES..][..CODES].as_mut_ptr().cast();
+        let size = self.codes.len() / panels;
+        let codes: *mut u8 = self.codes[panel * size..][..size].as_mut_ptr().cast();
         let mut p = rows.map(|row| view.row(row).wrapping_add(from));
         for vector in 0..((groups.1 - groups.0) * GROUP).div_ceil(C::CODES) {
             let mut raw = [d.no_bytes(); LANES];
@@ -157,12 +164,16 @@ impl<C: Codes, const GROUP: usize> Unpack<'_, C, GROUP> {
             }
             // Now vector `i` has the bytes `4 i .. 4 i + 4` of each row.
             let raw = d.transpose(raw);
+            // So many vectors are a group's, or all of them a part of it.
             let each = GROUP.min(C::CODES) / C::PLANES / 4;
-            for plane in 0..C::PLANES {
-                for (i, &raw) in raw.iter().enumerate() {
-                    let quad = vector * (C::CODES / 4) + i / each * each * C::PLANES + plane * each + i % each;
-                    // SAFETY: a panel has room for all quads of so many groups, rounded up to vectors.
-                    unsafe { d.store(codes.add(quad * QUAD + 4 * lane), C::plane(d, raw, plane)) };
+            let mut out = codes.wrapping_add(vector * (C::CODES / 4) * QUAD + 4 * lane);
+            for raw in raw.chunks_exact(each) {
+                for plane in 0..C::PLANES {
+                    for &raw in raw {
+                        // SAFETY: a panel has room for all quads of so many groups, rounded up to vectors.
+                        unsafe { d.store(out, C::plane(d, raw, plane)) };
+                        out = out.wrapping_add(QUAD);
+                    }
                 }
             }
         }
@@ -207,6 +218,7 @@ struct Multiply<'a> {
     wide: bool,
     codes: &'a [f32],
     scales: &'a [f32],
+    /// For each tile of input rows, and for each panel, the sums of the parts before: of each row the panel's lanes.
     sums: &'a mut [f32],
 }
 
@@ -214,8 +226,7 @@ impl DotsOp for Multiply<'_> {
     #[inline(always)]
     fn eval<D: Dots>(mut self, d: D) {
         let rows = self.part.task.tile.unit.len;
-        let mut at = 0;
-        while at < rows {
+        for at in (0..rows).step_by(D::TILE_ROWS) {
             let count = (rows - at).min(D::TILE_ROWS);
             if const { D::TILE_ROWS == 8 } && count > 4 {
                 self.row_of_tiles::<D, 8>(d, at, count);
@@ -224,125 +235,161 @@ impl DotsOp for Multiply<'_> {
             } else {
                 self.row_of_tiles::<D, 1>(d, at, count);
             }
-            if self.part.is_last() {
-                self.write::<D>(d, at, count);
-            }
-            at += count;
         }
     }
 }
 
+/// The sums of `M` input rows with the columns of a register tile, which are a panel at most.
+#[repr(align(64))]
+struct Sums<const M: usize>([[f32; WIDTH]; M]);
+
 impl Multiply<'_> {
-    /// `count` input rows, from position `at` on, with all panels; the last is repeated up to `M`.
+    /// `count` input rows, from position `at` on, with all panels.
     #[inline(always)]
     fn row_of_tiles<D: Dots, const M: usize>(&mut self, d: D, at: usize, count: usize) {
-        let Part { task: Task { job, input, tile, .. }, cols, .. } = self.part;
-        let x: [Row; M] = std::array::from_fn(|i| input.row(job.positions(tile.unit, at + i.min(count - 1)).0));
-        for column in (0..(cols.1 - cols.0).next_multiple_of(WIDTH)).step_by(LANES * D::TILE_VECTORS) {
+        let columns = (self.part.cols.1 - self.part.cols.0).next_multiple_of(WIDTH);
+        for column in (0..columns).step_by(LANES * D::TILE_VECTORS) {
             match (D::TILE_VECTORS, self.wide) {
-                (2, false) => self.tile::<D, M, 2, false>(d, at, column, &x),
-                (2, true) => self.tile::<D, M, 2, true>(d, at, column, &x),
-                (_, false) => self.tile::<D, M, 1, false>(d, at, column, &x),
-                (_, true) => self.tile::<D, M, 1, true>(d, at, column, &x),
+                (2, false) => self.tile::<D, M, 2, false>(d, at, count, column),
+                (2, true) => self.tile::<D, M, 2, true>(d, at, count, column),
+                (_, false) => self.tile::<D, M, 1, false>(d, at, count, column),
+                (_, true) => self.tile::<D, M, 1, true>(d, at, count, column),
             }
         }
     }
 
-    /// `M` input rows with `V` vectors of columns.
+    /// `count` of `M` input rows with `V` vectors of columns.
     #[inline(always)]
     fn tile<D: Dots, const M: usize, const V: usize, const WIDE: bool>(
         &mut self,
         d: D,
         at: usize,
+        count: usize,
         column: usize,
-        x: &[Row; M],
     ) {
-        let (group, groups, (panel, lane)) = (self.group, self.part.groups, (column / WIDTH, column % WIDTH));
-        let mut codes = self.codes[panel * CODES..][..CODES].as_ptr().cast::<u8>().wrapping_add(4 * lane);
+        let Part { task: Task { input, tile, .. }, panels, groups, .. } = self.part;
+        let (panel, lane) = (column / WIDTH, column % WIDTH);
+        let mut sums = Sums([[0.0; WIDTH]; M]);
+        let before = (at * panels + panel * D::TILE_ROWS) * WIDTH + lane;
+        if !self.part.is_first() {
+            for (sums, before) in sums.0.iter_mut().zip(self.sums[before..].chunks(WIDTH)) {
+                sums[..V * LANES].copy_from_slice(&before[..V * LANES]);
+            }
+        }
+        let block = Block::new(self.group, D::TILE_ROWS);
+        let mut x = input.tile(tile.unit, at).wrapping_add(groups.0 * block.len);
+        let size = self.codes.len() / panels;
+        let mut codes = self.codes[panel * size..][..size].as_ptr().cast::<u8>().wrapping_add(4 * lane);
         let scales = &self.scales[panel * self.part.scales()..][groups.0 * 2 * WIDTH..groups.1 * 2 * WIDTH];
-        let stride = self.part.panels * WIDTH;
-        let sums = self.sums[at * stride..][..M * stride].as_mut_ptr().wrapping_add(column);
-        for (g, scales) in (groups.0..groups.1).zip(scales.as_chunks::<{ 2 * WIDTH }>().0) {
-            // SAFETY: the panel has the codes of its groups, the input rows have their digits, scales and sums, and the
-            // list of sums has `M` lines from position `at` on.
+        for (g, scales) in scales.as_chunks::<{ 2 * WIDTH }>().0.iter().enumerate() {
+            if self.part.is_last() {
+                // A store waits for its line, so the lines of the result are asked for, a few with each group.
+                for i in (g..count).step_by(groups.1 - groups.0) {
+                    for v in 0..V {
+                        d.prefetch(self.result(at + i, column + v * LANES).cast());
+                    }
+                }
+            }
+            // SAFETY: the panel has the codes of its groups, and the tile of the input their blocks.
             unsafe {
                 let mut ints = [[d.no_ints(); V]; M];
-                Self::dots::<D, M, V, WIDE>(d, (codes, group), x, 2 * g * group, &mut ints);
+                Self::dots::<D, M, V, WIDE>(d, (codes, self.group), x.cast(), &mut ints);
                 // The high digits' sums are worth 256 times the low ones'.
                 for i in 0..M {
                     for v in 0..V {
                         ints[i][v] = d.times_256(ints[i][v]);
                     }
                 }
-                Self::dots::<D, M, V, WIDE>(d, (codes, group), x, (2 * g + 1) * group, &mut ints);
+                Self::dots::<D, M, V, WIDE>(d, (codes, self.group), x.add(block.low).cast(), &mut ints);
+                let (x_scales, x_sums) = (x.add(block.scales), x.add(block.sums));
                 for v in 0..V {
                     let lane = lane + v * LANES;
                     let (scale, bias) = (d.floats(scales[lane..].as_ptr()), d.floats(scales[WIDTH + lane..].as_ptr()));
                     for i in 0..M {
-                        let sum = sums.add(i * stride + v * LANES);
-                        let product = d.mul(scale, d.splat(*x[i].scales.add(g)));
+                        let sum = sums.0[i][v * LANES..].as_mut_ptr();
+                        let product = d.mul(scale, d.splat(*x_scales.add(i)));
                         let with = d.fma(d.convert(ints[i][v]), product, d.floats(sum));
-                        d.store_floats(sum, d.fma(bias, d.splat(*x[i].sums.add(g)), with));
+                        d.store_floats(sum, d.fma(bias, d.splat(*x_sums.add(i)), with));
                     }
                 }
             }
-            codes = codes.wrapping_add(group / 4 * QUAD);
+            codes = codes.wrapping_add(self.group / 4 * QUAD);
+            x = x.wrapping_add(block.len);
+        }
+        if self.part.is_last() {
+            for (i, sums) in sums.0.iter().enumerate().take(count) {
+                for v in 0..V {
+                    self.write(d, at + i, column + v * LANES, &sums[v * LANES..][..LANES]);
+                }
+            }
+        } else {
+            for (sums, after) in sums.0.iter().zip(self.sums[before..].chunks_mut(WIDTH)) {
+                after[..V * LANES].copy_from_slice(&sums[..V * LANES]);
+            }
         }
     }
 
-    /// Adds the products of a group's codes with the digits at `at` of each input row.
+    /// Adds the products of a group's codes with the digits of each input row.
     ///
     /// # Safety
     /// The codes are those of a group of that many, and the input rows have as many digits there.
     #[inline(always)]
     unsafe fn dots<D: Dots, const M: usize, const V: usize, const WIDE: bool>(
         d: D,
-        (codes, group): (*const u8, usize),
-        x: &[Row; M],
-        at: usize,
+        (mut codes, group): (*const u8, usize),
+        mut digits: *const i8,
         ints: &mut [[D::Ints; V]; M],
     ) {
         // A copy, so that it stays in registers, which memory behind a reference does not.
         let mut tile = *ints;
-        for quad in 0..group / 4 {
-            // SAFETY: the quad is one of the group's.
-            unsafe {
-                let mut weights = [d.no_bytes(); V];
-                for v in 0..V {
-                    weights[v] = d.load(codes.add(quad * QUAD + v * 4 * LANES), BYTES);
-                }
-                for i in 0..M {
-                    let digits = d.quad(x[i].digits.add(at + 4 * quad));
+        for _ in 0..group / (4 * QUADS) {
+            for quad in 0..QUADS {
+                // SAFETY: the quad is one of the group's.
+                unsafe {
+                    let mut weights = [d.no_bytes(); V];
                     for v in 0..V {
-                        tile[i][v] = d.dot::<WIDE>(tile[i][v], weights[v], digits);
+                        weights[v] = d.load(codes.add(quad * QUAD + v * 4 * LANES), BYTES);
+                    }
+                    for i in 0..M {
+                        let digits = d.quad(digits.add(4 * (quad * D::TILE_ROWS + i)));
+                        for v in 0..V {
+                            tile[i][v] = d.dot::<WIDE>(tile[i][v], weights[v], digits);
+                        }
                     }
                 }
             }
+            codes = codes.wrapping_add(QUADS * QUAD);
+            digits = digits.wrapping_add(4 * QUADS * D::TILE_ROWS);
         }
         *ints = tile;
     }
 
-    /// Adds the bias and writes the sums of the input rows from position `at` on.
+    /// Where the element of a column of the strip goes, of the row at a position of the unit.
     #[inline(always)]
-    fn write<D: Dots>(&self, d: D, at: usize, count: usize) {
-        let Part { task: Task { job, tile, .. }, panels, cols, .. } = self.part;
-        for (i, sums) in self.sums[at * panels * WIDTH..].chunks_exact(panels * WIDTH).enumerate().take(count) {
-            let (_, row) = job.positions(tile.unit, at + i);
-            for (col, sums) in (cols.0..cols.1).step_by(LANES).zip(sums.as_chunks::<LANES>().0) {
-                // SAFETY: the elements lie in the tile, which is this task's alone.
-                unsafe {
-                    if col + LANES > cols.1 {
-                        for (col, &sum) in (col..cols.1).zip(sums) {
-                            job.write(tile.unit, row, col, sum);
-                        }
-                        continue;
-                    }
-                    let mut sum = d.floats(sums.as_ptr());
-                    if let Some(bias) = job.bias {
-                        let bias = &bias[tile.unit.matrix * job.n + col..][..LANES];
-                        sum = d.add(sum, d.floats(bias.as_ptr()));
-                    }
-                    d.store_floats(job.out.0.add(row * job.n + col), sum);
+    fn result(&self, at: usize, column: usize) -> *mut f32 {
+        let Part { task: Task { job, tile, .. }, cols, .. } = self.part;
+        let (_, row) = job.positions(tile.unit, at);
+        job.out.0.wrapping_add(row * job.n + cols.0 + column)
+    }
+
+    /// Adds the bias and writes sixteen elements of a row, or those that the strip has.
+    #[inline(always)]
+    fn write<D: Dots>(&self, d: D, at: usize, column: usize, sums: &[f32]) {
+        let Part { task: Task { job, tile, .. }, cols, .. } = self.part;
+        let count = (cols.1 - cols.0).saturating_sub(column).min(LANES);
+        if count == 0 {
+            return;
+        }
+        let bias = job.bias.map(|bias| &bias[tile.unit.matrix * job.n + cols.0 + column..][..count]);
+        let out = self.result(at, column);
+        // SAFETY: the elements lie in the tile, which is this task's alone.
+        unsafe {
+            if count == LANES {
+                let sum = d.floats(sums.as_ptr());
+                d.store_floats(out, bias.map_or(sum, |bias| d.add(sum, d.floats(bias.as_ptr()))));
+            } else {
+                for (i, sum) in sums.iter().enumerate().take(count) {
+                    *out.add(i) = bias.map_or(*sum, |bias| sum + bias[i]);
                 }
             }
         }

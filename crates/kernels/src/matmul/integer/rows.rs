@@ -6,7 +6,7 @@
 use std::marker::PhantomData;
 
 use super::codes::{Codes, CodesOp, Scales};
-use super::input::Row;
+use super::input::{Row, Rows};
 use super::{Kernel, Task};
 use crate::codec::View;
 use crate::dots::{BYTES, Dots, DotsOp, LANES};
@@ -26,8 +26,8 @@ const STEPS: usize = 4;
 const MOST_PLANES: usize = 4;
 
 /// Computes a tile.
-pub(super) fn multiply(kernel: Kernel, task: Task<'_>) {
-    struct Visit<'a>(Kernel, Task<'a>);
+pub(super) fn multiply(kernel: Kernel, task: Task<'_, Rows<'_>>) {
+    struct Visit<'a>(Kernel, Task<'a, Rows<'a>>);
     impl CodesOp for Visit<'_> {
         fn eval<C: Codes, const GROUP: usize>(self) {
             self.0.run(Multiply::<C, GROUP>(self.1, PhantomData));
@@ -36,7 +36,7 @@ pub(super) fn multiply(kernel: Kernel, task: Task<'_>) {
     task.form.visit(Visit(kernel, task));
 }
 
-struct Multiply<'a, C, const GROUP: usize>(Task<'a>, PhantomData<C>);
+struct Multiply<'a, C, const GROUP: usize>(Task<'a, Rows<'a>>, PhantomData<C>);
 
 impl<C: Codes, const GROUP: usize> DotsOp for Multiply<'_, C, GROUP> {
     #[inline(always)]

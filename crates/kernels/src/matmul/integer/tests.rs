@@ -207,12 +207,12 @@ fn matrices_that_share_a_step_give_the_bits_of_each_alone() {
         for form in forms() {
             let owned = [300, 9, 100].map(|rows| Owned::new(form, rows, 1024, 2, &mut random));
             let ws = owned.each_ref().map(Owned::matrix);
-            for m in [1, 3, 4, 5] {
+            for m in [1, 3, 4, 5, UNIT_ROWS + 5] {
                 let x = random.floats(m * 1024, -2.0, 2.0);
                 let mut together = ws.map(|w| vec![f32::NAN; m * w.rows]);
                 let [a, b, c] = &mut together;
-                if !matmul_few(&cpu, &x, &ws, &mut [a, b, c]) {
-                    assert!(m > FEW_ROWS || Kernel::of(cpu.isa).is_none(), "{form:?}, {m} rows");
+                if !matmul_together(&cpu, &x, &ws, &mut [a, b, c]) {
+                    assert!(Kernel::of(cpu.isa).is_none(), "{form:?}, {m} rows");
                     continue;
                 }
                 for (together, w) in together.iter().zip(&ws) {
@@ -223,7 +223,8 @@ fn matrices_that_share_a_step_give_the_bits_of_each_alone() {
             }
         }
         let [a, b] = [0, 1].map(|i| Owned::new(forms()[i], 8, 256, 0, &mut random));
-        let refused = matmul_few(&cpu, &[0.0; 256], &[a.matrix(), b.matrix()], &mut [&mut [0.0; 8], &mut [0.0; 8]]);
+        let refused =
+            matmul_together(&cpu, &[0.0; 256], &[a.matrix(), b.matrix()], &mut [&mut [0.0; 8], &mut [0.0; 8]]);
         assert!(!refused, "two forms cannot share an input");
     }
 }
