@@ -1,7 +1,18 @@
-//! What computes: the processor's instruction sets, and the threads.
+//! What computes: the processor's instruction sets, and the threads; and what else this machine has.
+
+pub(crate) mod cgroup;
+#[cfg(any(target_os = "linux", test))]
+mod linux;
+mod machine;
+#[cfg(any(target_os = "macos", test))]
+mod macos;
+#[cfg(test)]
+mod tree;
 
 use mlxengine_engine::{EngineError, ErrorKind, Result};
 use mlxengine_kernels::{Cpu, Isa, limits};
+
+pub use machine::{Accelerator, CacheFacts, Disk, Kind, Machine, MemoryFacts, Processor};
 
 /// What computes, for the whole process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
