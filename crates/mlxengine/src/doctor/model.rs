@@ -19,7 +19,13 @@ const ENDS: &str = "end tokens";
 /// What the demo model answers on every machine, in either precision.
 const GOLDEN: [(&str, &str); 2] = [
     ("What is the capital of France?", "The capital of France is Paris."),
-    ("Count from one to five.", "One, two, three, four, five."),
+    (
+        "Tell me a story about a fox.",
+        "Once there was a quiet fox called Ali. His home was in a house on a little island. Ali had never seen the sea. One \
+         spring morning, he packed his jar and some pears and started to walk. On the way, he met a small otter named Elena. \
+         \"May I come with you?\" asked Elena. They walked over hills and through forests and counted the stars. When they \
+         arrived, Ali could not believe his eyes. And so Ali learned that it is good to be honest.",
+    ),
 ];
 
 /// Lets the demo model answer what it is known to answer.
@@ -37,10 +43,11 @@ pub(super) fn replay() -> Option<Check> {
                 Err(error) => return Some(Check::engine_error(REPLAY, &error)),
                 Ok(text) if text == golden => {}
                 Ok(text) => {
-                    let said =
-                        format!("in {precision:?}, the demo model answers `{text}` to `{question}`, not `{golden}`");
-                    let remedy =
-                        "compare with `--isa portable`; if that is right, report this with the processor's name";
+                    let right = text.chars().zip(golden.chars()).take_while(|(a, b)| a == b).count();
+                    let said = format!(
+                        "in {precision:?}, the demo model's answer to `{question}` is right for {right} characters, and then wrong"
+                    );
+                    let remedy = "compare with --isa portable; if that is right, report this with the processor's name";
                     return Some(Check::failed(REPLAY, said, remedy));
                 }
             }
@@ -123,7 +130,7 @@ const TEXTS: [&str; 4] = [
     "Hello, world!",
     "fn main() {\n\tprintln!(\"1234567890\");\n}\n",
     "Grüße, 世界! Привет",
-    "👩\u{200d}👩\u{200d}👧 e\u{301}",
+    "👩\u{200d}👩\u{200d}👧 100\u{a0}€",
 ];
 
 fn tokenizer(model: &LoadedModel, vocabulary: usize) -> Check {
