@@ -104,6 +104,12 @@ pub fn abilities() -> Abilities {
     Abilities { colours: bars && NO_COLOR.read().is_none(), bars }
 }
 
+/// Whether a line can be changed on this terminal while it is typed. If not, the terminal itself shows what is typed.
+pub fn edits_lines() -> bool {
+    // Those that the editor leaves alone.
+    TERM.read().is_none_or(|term| !["dumb", "cons25", "emacs"].iter().any(|plain| term.eq_ignore_ascii_case(plain)))
+}
+
 /// What does not depend on the command.
 pub struct Settings {
     isa: Option<String>,
