@@ -13,6 +13,7 @@ mod hub_arguments;
 mod input;
 mod interrupt;
 mod load;
+mod local;
 mod nearest;
 mod parsers;
 mod printer;
