@@ -207,7 +207,7 @@ pub struct RmArguments {
 /// `mlxengine verify`.
 #[derive(Args)]
 pub struct VerifyArguments {
-    /// org/name, perhaps with @revision; without it, all models
+    /// org/name, perhaps with @revision, or a folder; without it, all models
     pub model: Option<String>,
 
     /// Fetch again what is bad, and only that
@@ -243,7 +243,7 @@ pub struct PruneArguments {
 /// `mlxengine cp`.
 #[derive(Args)]
 pub struct CpArguments {
-    /// org/name, perhaps with @revision
+    /// org/name, perhaps with @revision, or a folder
     pub model: String,
 
     /// org/name for a second name, or a folder: a path that begins with . or /
@@ -253,7 +253,7 @@ pub struct CpArguments {
 /// `mlxengine export`.
 #[derive(Args)]
 pub struct ExportArguments {
-    /// org/name, perhaps with @revision
+    /// org/name, perhaps with @revision, or a folder
     pub model: String,
 
     /// The file to write

@@ -19,6 +19,7 @@ use crate::layout::{Folder, files_below, make_cache};
 use crate::lock;
 use crate::name::{BlobId, RepoId, check_file, check_revision, is_commit};
 use crate::partial::Partial;
+use crate::plain::{PlainFolder, commit_of};
 use crate::progress::Cancel;
 
 const CONTENTS: &str = "mlxengine-bundle.json";
@@ -74,23 +75,50 @@ pub fn export(
     bytes: Bytes<'_>,
     cancel: &Cancel,
 ) -> Result<()> {
-    let mut members = Vec::new();
-    for (name, path) in files_below(&from.path) {
-        check_file(&name)?;
-        let size = fs::metadata(&path).during("read", &path)?.len();
-        members.push((Member { name, size, blob: identify(&path)?.as_str().to_owned() }, path));
+    let contents = Contents::new(repo, revision, &from.commit);
+    pack(contents, files_below(&from.path), to, bytes, cancel)
+}
+
+impl PlainFolder {
+    /// Writes its files into one file, `to`, as [`export`] does.
+    ///
+    /// # Errors
+    /// If a file cannot be read or written, or `cancel` stops it.
+    pub fn export(&self, name: &RepoId, to: &Path, bytes: Bytes<'_>, cancel: &Cancel) -> Result<()> {
+        pack(Contents::new(name, "main", ""), self.files(), to, bytes, cancel)
     }
+}
+
+impl Contents {
+    fn new(repo: &RepoId, revision: &str, commit: &str) -> Self {
+        let (repo, revision, commit) = (repo.to_string(), revision.to_owned(), commit.to_owned());
+        Self { format: 1, repo, revision, commit, files: Vec::new() }
+    }
+}
+
+/// Writes the files; contents without a commit get that of the files.
+fn pack(
+    mut contents: Contents,
+    files: Vec<(String, PathBuf)>,
+    to: &Path,
+    bytes: Bytes<'_>,
+    cancel: &Cancel,
+) -> Result<()> {
+    let mut known = Vec::new();
+    for (name, path) in &files {
+        check_file(name)?;
+        let size = fs::metadata(path).during("read", path)?.len();
+        let blob = identify(path)?;
+        contents.files.push(Member { name: name.clone(), size, blob: blob.as_str().to_owned() });
+        known.push((name.clone(), blob));
+    }
+    if contents.commit.is_empty() {
+        contents.commit = commit_of(&known);
+    }
+    let paths: Vec<PathBuf> = files.into_iter().map(|(_, path)| path).collect();
     let mut new = to.as_os_str().to_owned();
     new.push(".incomplete");
     let new = PathBuf::from(new);
-    let (files, paths): (Vec<Member>, Vec<PathBuf>) = members.into_iter().unzip();
-    let contents = Contents {
-        format: 1,
-        repo: repo.to_string(),
-        revision: revision.to_owned(),
-        commit: from.commit.clone(),
-        files,
-    };
     let written = write_bundle(&contents, &paths, &new, bytes, cancel);
     if written.is_err() {
         let _ = fs::remove_file(&new);

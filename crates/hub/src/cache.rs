@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::download::Snapshot;
-use crate::error::{HubError, Result};
+use crate::error::{During, HubError, Result};
 use crate::layout::Folder;
 use crate::name::{RepoId, check_file, check_revision};
 
@@ -26,6 +26,16 @@ impl Cache {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Bytes that this user may still write to the disk it lies on, or will lie on.
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub fn free_space(&self) -> Result<u64> {
+        let absolute = std::path::absolute(&self.root).during("find", &self.root)?;
+        let there = absolute.ancestors().find(|folder| folder.exists()).unwrap_or(&absolute);
+        fs4::available_space(there).during("look at the disk of", there)
     }
 
     pub(crate) fn folder(&self, repo: &RepoId) -> Folder {

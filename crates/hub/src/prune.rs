@@ -2,14 +2,17 @@
 
 use std::cmp::Reverse;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::bundle::identify;
 use crate::cache::Cache;
-use crate::error::{During, Result};
+use crate::error::{During, HubError, Result};
+use crate::layout::{files_below, make_cache};
 use crate::lock;
 use crate::models::{remove_unused_blobs, unused_blobs};
-use crate::name::RepoId;
+use crate::name::{RepoId, check_file};
+use crate::plain::{PlainFolder, commit_of};
 
 /// What may go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,7 +58,7 @@ impl Cache {
         let mut models = self.list()?;
         let mut plan = Vec::new();
         let whole = |name: &str, bytes, why| {
-            Ok::<_, crate::error::HubError>(Pruned { repo: RepoId::parse(name)?, what: PrunedPart::Model, bytes, why })
+            Ok::<_, HubError>(Pruned { repo: RepoId::parse(name)?, what: PrunedPart::Model, bytes, why })
         };
         if let Some(age) = prune.older_than {
             let limit = SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -126,7 +129,7 @@ impl Cache {
             };
             match removed {
                 Ok(bytes) => freed += bytes,
-                Err(crate::error::HubError::Busy { .. }) => {}
+                Err(HubError::Busy { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -138,32 +141,64 @@ impl Cache {
     /// # Errors
     /// If there is no such model, the name is taken, or it cannot be written.
     pub fn copy(&self, from: &RepoId, revision: &str, to: &RepoId) -> Result<()> {
-        use crate::error::HubError;
         let snapshot = self.find(from, revision)?;
+        self.add(&files_below(&snapshot.path), Some(&snapshot.commit), to)
+    }
+
+    /// Takes a folder of plain files into the cache under a name. The bytes are copied: a folder may be changed later.
+    ///
+    /// # Errors
+    /// If the name is taken, or it cannot be written.
+    pub fn copy_folder(&self, from: &PlainFolder, to: &RepoId) -> Result<()> {
+        self.add(&from.files(), None, to)
+    }
+
+    /// Adds a model of these files; those of a snapshot, which has a commit, are shared.
+    fn add(&self, files: &[(String, PathBuf)], commit: Option<&str>, to: &RepoId) -> Result<()> {
         if self.model(to).is_some_and(|model| !model.revisions.is_empty()) {
             let what = format!("there is a model {to} in the cache already");
             return Err(HubError::invalid(what, "give another name, or remove it first"));
         }
         let target = self.folder(to);
+        make_cache(self.root())?;
         fs::create_dir_all(target.blobs()).during("make the folder", &target.path)?;
-        for (file, path) in crate::layout::files_below(&snapshot.path) {
-            crate::name::check_file(&file)?;
-            let blob = crate::bundle::identify(&path)?;
-            let place = target.blob(&blob);
-            let _lock = lock::try_lock(&target.lock(&blob))?.ok_or_else(|| HubError::Busy { repo: to.to_string() })?;
-            if !place.exists() {
-                let real = path.canonicalize().during("read", &path)?;
-                let copied = fs::hard_link(&real, &place).or_else(|_| fs::copy(&real, &place).map(|_| ()));
-                copied.during("write", &place)?;
-            }
-            target.link(&snapshot.commit, &file, &blob)?;
+        let mut known = Vec::new();
+        for (file, path) in files {
+            check_file(file)?;
+            known.push((file.clone(), identify(path)?));
         }
-        target.set_ref("main", &snapshot.commit)
+        let commit = commit.map_or_else(|| commit_of(&known), str::to_owned);
+        for ((file, blob), (_, path)) in known.iter().zip(files) {
+            let place = target.blob(blob);
+            let _lock = lock::try_lock(&target.lock(blob))?.ok_or_else(|| HubError::Busy { repo: to.to_string() })?;
+            if !place.exists() {
+                let real = path.canonicalize().during("read", path)?;
+                let is_link = fs::symlink_metadata(path).is_ok_and(|known| known.is_symlink());
+                let shared = is_link && fs::hard_link(&real, &place).is_ok();
+                if !shared {
+                    copy_whole(&real, &place)?;
+                }
+            }
+            target.link(&commit, file, blob)?;
+        }
+        target.set_ref("main", &commit)
     }
 }
 
+/// A copy that has its name only once it is whole.
+fn copy_whole(from: &Path, to: &Path) -> Result<()> {
+    let mut new = to.as_os_str().to_owned();
+    new.push(".incomplete");
+    let new = PathBuf::from(new);
+    let copied = fs::copy(from, &new).and_then(|_| fs::rename(&new, to)).during("write", to);
+    if copied.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    copied
+}
+
 /// The files behind the links of a snapshot.
-fn blobs(snapshot: &std::path::Path) -> Vec<PathBuf> {
-    let files = crate::layout::files_below(snapshot);
+fn blobs(snapshot: &Path) -> Vec<PathBuf> {
+    let files = files_below(snapshot);
     files.into_iter().filter_map(|(_, path)| path.canonicalize().ok()).collect()
 }

@@ -32,7 +32,7 @@ pub enum Condition {
 /// A file of a revision, and what was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
-    /// The commit.
+    /// The commit; empty for a folder of plain files.
     pub commit: String,
     /// The file.
     pub file: String,

@@ -1,6 +1,10 @@
 //! How much memory there is.
 
+use std::path::Path;
+
 use sysinfo::System;
+
+use crate::device::cgroup;
 
 /// Memory of this machine, in bytes; a container's limit counts where it is lower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,11 +20,9 @@ pub fn memory() -> Memory {
     let Ok(mut system) = System::new() else { return Memory { total: u64::MAX, available: u64::MAX } };
     system.refresh_memory();
     let host = Memory { total: system.total_memory(), available: system.available_memory() };
-    match system.cgroup_limits() {
-        Some(limits) if limits.total_memory > 0 && limits.total_memory < host.total => {
-            Memory { total: limits.total_memory, available: limits.free_memory.min(host.available) }
-        }
-        _ => host,
+    match cgroup::memory(Path::new("/"), host.total) {
+        Some(group) => Memory { total: group.limit, available: group.available.min(host.available) },
+        None => host,
     }
 }
 

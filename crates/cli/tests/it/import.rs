@@ -45,3 +45,35 @@ fn a_file_that_is_run_is_imported_once() {
     assert!(first.ends_with("[exit 0]\n"), "{first}");
     assert!(!ask().contains("imported"));
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+#[expect(clippy::print_stdout, reason = "a test that is left out says so")]
+fn a_full_disk_leaves_nothing_behind() {
+    let folder = Folder::new();
+    let disk = folder.path("disk");
+    std::fs::create_dir_all(&disk).unwrap();
+    let mount = |options: &str| {
+        let mut command = std::process::Command::new("mount");
+        let output = command.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&disk).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    if !mount("size=8k") {
+        println!("SKIPPED: a small disk cannot be mounted here");
+        return;
+    }
+    let result = std::panic::catch_unwind(|| {
+        let import = || transcript(mlxengine(&["import", &seed(), "org/tiny"]).env("MLXENGINE_MODELS", &disk), None);
+        let said = import();
+        assert!(said.contains("No space left on device") && said.ends_with("[exit 1]\n"), "{said}");
+        let left = std::fs::read_dir(disk.join("org")).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "{said}");
+        assert!(mount("remount,size=1m"));
+        let said = import();
+        assert!(said.ends_with("[exit 0]\n"), "{said}");
+    });
+    let _ = std::process::Command::new("umount").arg(&disk).status();
+    if let Err(panic) = result {
+        std::panic::resume_unwind(panic);
+    }
+}

@@ -116,6 +116,60 @@ fn a_model_is_fetched_when_it_is_run() {
 }
 
 #[test]
+fn folders_of_plain_files_are_models_too() {
+    let (hub, cache, models) = (Hub::start(), Folder::new(), Folder::new());
+    let tree = models.path("org/plain");
+    fs::create_dir_all(&tree).unwrap();
+    for (name, bytes) in &demo().files {
+        fs::write(tree.join(name), bytes).unwrap();
+    }
+    fs::create_dir_all(tree.join(".git")).unwrap();
+    fs::write(tree.join(".git/HEAD"), "no part of the model").unwrap();
+    let tell = |arguments: &[&str]| {
+        let mut command = with(&hub, &cache, arguments);
+        let said = transcript(command.env("MLXENGINE_MODELS", models.name()), None);
+        said.replace(models.name(), "M").replace(cache.name(), "C")
+    };
+    let good = "org/plain: 8 files, good, 8 without a hash to compare\n[exit 0]\n";
+    assert_eq!([tell(&["verify", "org/plain"]), tell(&["verify"])], [good; 2]);
+    let path = tree.to_str().unwrap();
+    assert_eq!(tell(&["verify", path]), good.replace("org/plain", "M/org/plain"));
+    // Copied to a name, to a folder, and into a bundle: the cache then has hashes.
+    assert_eq!(tell(&["cp", "org/plain", "my/own"]), "! my/own is a copy of M/org/plain\n[exit 0]\n");
+    assert_eq!(tell(&["verify", "my/own"]), "my/own: 8 files, good\n[exit 0]\n");
+    assert!(tell(&["run", "my/own", "What is the capital of France?"]).starts_with("The capital of France is Paris."));
+    let (copy, file) = (models.path("copy"), models.path("plain.bundle"));
+    assert_eq!(tell(&["cp", path, copy.to_str().unwrap()]), "M/copy\n[exit 0]\n");
+    assert_eq!(fs::read_dir(&copy).unwrap().count(), 8, "what is hidden stays where it is");
+    assert!(tell(&["export", "org/plain", file.to_str().unwrap()]).starts_with("! org/plain: "));
+    fs::rename(models.path("org"), models.path("away")).unwrap();
+    assert!(tell(&["import", file.to_str().unwrap()]).contains("org/plain is here, verified"));
+    assert_eq!(tell(&["verify", "org/plain"]), "org/plain: 8 files, good\n[exit 0]\n");
+    // A cut file and a missing one are seen without hashes, and what Python noted is compared.
+    let weights = fs::read(copy.join("model.safetensors")).unwrap();
+    fs::write(copy.join("model.safetensors"), &weights[..weights.len() - 10]).unwrap();
+    let notes = copy.join(".cache/huggingface/download");
+    fs::create_dir_all(&notes).unwrap();
+    fs::write(notes.join("config.json.metadata"), format!("{}\n{}\n1.5\n", "0".repeat(40), blob(b"other"))).unwrap();
+    fs::write(
+        notes.join("README.md.metadata"),
+        format!("{}\n{}\n1.5\n", "0".repeat(40), blob(&demo().files["README.md"])),
+    )
+    .unwrap();
+    let said = tell(&["verify", copy.to_str().unwrap()]);
+    assert!(said.contains("config.json is damaged: it should be "), "{said}");
+    let cut = format!(
+        "model.safetensors is damaged: it should be {} bytes, and is {} bytes",
+        weights.len(),
+        weights.len() - 10
+    );
+    assert!(said.contains(&cut) && said.contains("M/copy: 8 files, 2 bad, 5 without a hash"), "{said}");
+    assert!(said.contains("where its files came from is not known\n[exit 1]"), "{said}");
+    assert!(tell(&["cp", copy.to_str().unwrap(), "my/other"]).contains("config.json of M/copy is damaged"));
+    assert!(tell(&["verify", models.name()]).contains("M is no model: it has no config.json"));
+}
+
+#[test]
 fn finding_and_refusals() {
     let (hub, cache) = (Hub::start(), Folder::new());
     for name in ["a/one", "a/two", "b/three"] {

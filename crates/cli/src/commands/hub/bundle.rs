@@ -7,14 +7,12 @@ use serde_json::json;
 use super::gguf;
 use crate::App;
 use crate::failure::{Result, invalid};
-use crate::fetch::parse;
 use crate::hub_arguments::{ExportArguments, ImportArguments};
+use crate::local::Place;
 
 /// Writes a model into one file.
 pub fn export(arguments: &ExportArguments, app: &App) -> Result<()> {
-    let (repo, revision) = parse(&arguments.model)?;
-    let revision = revision.unwrap_or_else(|| "main".to_owned());
-    let snapshot = Cache::new(app.settings.hub()?.cache).find(&repo, &revision)?;
+    let place = Place::of(&arguments.model, app)?;
     let cancel = Cancel::default();
     let _guard = app.interrupts.guard(cancel.clone());
     let mut bar = app.printer.bar("writing", "bytes");
@@ -23,7 +21,18 @@ pub fn export(arguments: &ExportArguments, app: &App) -> Result<()> {
         bytes = total;
         bar.update(done as usize, total as usize);
     };
-    mlxengine::hub::export(&repo, &revision, &snapshot, &arguments.file, &mut each, &cancel)?;
+    let repo = match place {
+        Place::Folder { repo, folder } => {
+            folder.export(&repo, &arguments.file, &mut each, &cancel)?;
+            repo
+        }
+        Place::Cached { repo, revision } => {
+            let revision = revision.unwrap_or_else(|| "main".to_owned());
+            let snapshot = Cache::new(app.settings.hub()?.cache).find(&repo, &revision)?;
+            mlxengine::hub::export(&repo, &revision, &snapshot, &arguments.file, &mut each, &cancel)?;
+            repo
+        }
+    };
     drop(bar);
     app.printer.note(&format!("{repo}: {} written to {}", human(bytes), arguments.file.display()));
     Ok(())

@@ -1,52 +1,36 @@
 //! `mlxengine verify`: whether files are still what they should be.
 
-use mlxengine::hub::{Cache, Cancel, Checked, Condition, ModelDownloader, RepoId};
+use mlxengine::hub::{Cache, Cancel, Checked, Condition, LocalModel, ModelDownloader, PlainFolder, RepoId};
 use mlxengine::{EngineError, ErrorKind};
 use serde_json::{Value, json};
 
 use crate::App;
 use crate::failure::Result;
-use crate::fetch::parse;
 use crate::hub_arguments::VerifyArguments;
+use crate::local::Place;
 use crate::transfer::Transfer;
 
 /// Reads every file and compares hashes; with `--repair`, fetches what is bad again.
 pub fn run(arguments: &VerifyArguments, app: &App) -> Result<()> {
-    let config = app.settings.hub()?;
-    let cache = Cache::new(&config.cache);
-    let models: Vec<(RepoId, Option<String>)> = match &arguments.model {
-        Some(model) => vec![parse(model)?],
-        None => cache.list()?.iter().map(|model| parse(&model.name)).collect::<std::result::Result<_, _>>()?,
+    let places = match &arguments.model {
+        Some(model) => vec![Place::of(model, app)?],
+        None => all(app)?,
     };
     let cancel = Cancel::default();
     let _guard = app.interrupts.guard(cancel.clone());
     let (mut bad, mut list) = (0, Vec::new());
-    for (repo, revision) in models {
-        let check = || {
-            let mut each = |file: &Checked| {
-                if file.is_bad() {
-                    app.printer.note(&format!("{repo}: {}", describe(file)));
-                }
-            };
-            cache.verify(&repo, revision.as_deref(), &mut each, &cancel)
-        };
-        let mut checked = check()?;
-        if arguments.repair && checked.iter().any(Checked::is_bad) {
-            let transfer = Transfer::new(&app.printer);
-            let downloader = ModelDownloader::new(&config)?;
-            downloader.repair(&repo, &checked, &|event| transfer.hear(event), &cancel)?;
-            drop(transfer);
-            checked = check()?;
-        }
+    for place in &places {
+        let name = place.name();
+        let checked = check(place, arguments.repair, app, &cancel)?;
         let wrong = checked.iter().filter(|file| file.is_bad()).count();
         bad += wrong;
         if arguments.json {
-            list.extend(checked.iter().map(|file| object(&repo, file)));
+            list.extend(checked.iter().map(|file| object(&name, file)));
         } else {
             let unknown = checked.iter().filter(|file| file.condition == Condition::Unknown).count();
             let unknown = if unknown > 0 { format!(", {unknown} without a hash to compare") } else { String::new() };
             let state = if wrong == 0 { "good".to_owned() } else { format!("{wrong} bad") };
-            app.printer.line(&format!("{repo}: {} files, {state}{unknown}", checked.len()))?;
+            app.printer.line(&format!("{name}: {} files, {state}{unknown}", checked.len()))?;
         }
     }
     if arguments.json {
@@ -56,7 +40,49 @@ pub fn run(arguments: &VerifyArguments, app: &App) -> Result<()> {
         return Ok(());
     }
     let error = EngineError::new(ErrorKind::InvalidCheckpoint, format!("{bad} files are damaged or missing"));
-    Err(error.with_remedy("fetch them again with `mlxengine verify --repair`").into())
+    let folders = places.iter().all(|place| matches!(place, Place::Folder { .. }));
+    Err(error
+        .with_remedy(if folders {
+            "fetch or make the model again: where its files came from is not known"
+        } else {
+            "fetch them again with `mlxengine verify --repair`"
+        })
+        .into())
+}
+
+/// Everything that `mlxengine list` lists.
+fn all(app: &App) -> Result<Vec<Place>> {
+    let cached = Cache::new(app.settings.hub()?.cache).list()?;
+    let cached = cached.iter().map(|model| Ok(Place::Cached { repo: RepoId::parse(&model.name)?, revision: None }));
+    let directories = app.settings.paths().directories.iter();
+    let plain = directories.flat_map(|directory| LocalModel::in_directory(directory));
+    let plain = plain
+        .map(|model| Ok(Place::Folder { repo: RepoId::parse(&model.name)?, folder: PlainFolder::open(model.path)? }));
+    cached.chain(plain).collect()
+}
+
+/// Looks at every file; what is bad of a model from the Hub is fetched again if that is wanted.
+fn check(place: &Place, repair: bool, app: &App, cancel: &Cancel) -> Result<Vec<Checked>> {
+    let name = place.name();
+    let mut each = |file: &Checked| {
+        if file.is_bad() {
+            app.printer.note(&format!("{name}: {}", describe(file)));
+        }
+    };
+    let (repo, revision) = match place {
+        Place::Folder { folder, .. } => return Ok(folder.verify(&mut each, cancel)?),
+        Place::Cached { repo, revision } => (repo, revision.as_deref()),
+    };
+    let config = app.settings.hub()?;
+    let cache = Cache::new(&config.cache);
+    let checked = cache.verify(repo, revision, &mut each, cancel)?;
+    if !repair || !checked.iter().any(Checked::is_bad) {
+        return Ok(checked);
+    }
+    let transfer = Transfer::new(&app.printer);
+    ModelDownloader::new(&config)?.repair(repo, &checked, &|event| transfer.hear(event), cancel)?;
+    drop(transfer);
+    Ok(cache.verify(repo, revision, &mut each, cancel)?)
 }
 
 fn describe(file: &Checked) -> String {
@@ -70,12 +96,13 @@ fn describe(file: &Checked) -> String {
     }
 }
 
-fn object(repo: &RepoId, file: &Checked) -> Value {
+fn object(name: &str, file: &Checked) -> Value {
     let condition = match &file.condition {
         Condition::Good => "good",
         Condition::Bad { .. } => "bad",
         Condition::Missing => "missing",
         Condition::Unknown => "unknown",
     };
-    json!({"model": repo.as_str(), "commit": file.commit, "file": file.file, "condition": condition})
+    let commit = Some(&file.commit).filter(|commit| !commit.is_empty());
+    json!({"model": name, "commit": commit, "file": file.file, "condition": condition})
 }
