@@ -439,7 +439,7 @@ impl<'a> Scope<'a> {
             (Dtype::U8, 4, 32) => QuantMode::Mxfp4,
             (Dtype::U8, 8, 32) => QuantMode::Mxfp8,
             (Dtype::U8, 4, 16) => QuantMode::Nvfp4,
-            (dtype, 2 | 3 | 4 | 5 | 6 | 8, 32 | 64 | 128) if dtype.is_float() => QuantMode::Affine,
+            (dtype, 1..=6 | 8, 32 | 64 | 128) if dtype.is_float() => QuantMode::Affine,
             _ => {
                 let message = format!("a quantization of {bits} bits in groups of {group} that is not known");
                 return Err(Error::new(ErrorKind::UnsupportedQuantization, wrong(&message).to_string()));

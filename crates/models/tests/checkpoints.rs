@@ -264,7 +264,7 @@ fn unknown_quantizations_are_named() {
 
 #[test]
 fn quantized_layers_are_recognised_by_their_tensors() {
-    for (bits, group) in [(2, 32), (4, 64), (8, 32)] {
+    for (bits, group) in [(1, 32), (2, 32), (4, 64), (8, 32)] {
         let format = QuantFormat { mode: QuantMode::Affine, bits, group };
         let mut packed = tensors();
         let name = "model.layers.0.self_attn.o_proj";
