@@ -250,8 +250,8 @@ fn an_unknown_family_hears_of_the_nearest_and_of_what_differs() {
 
 #[test]
 fn unknown_quantizations_are_named() {
-    let gptq = with("quantization_config", json!({"quant_method": "gptq", "bits": 4}));
-    refused(load_parts(&gptq, &tensors()), ErrorKind::UnsupportedQuantization, &["`gptq`"]);
+    let hqq = with("quantization_config", json!({"quant_method": "hqq", "bits": 4}));
+    refused(load_parts(&hqq, &tensors()), ErrorKind::UnsupportedQuantization, &["`hqq`"]);
     let mode = with("quantization", json!({"mode": "ternary", "bits": 2, "group_size": 64}));
     refused(load_parts(&mode, &tensors()), ErrorKind::UnsupportedQuantization, &["`ternary`"]);
     let mut seven = tensors();
