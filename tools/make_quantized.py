@@ -17,6 +17,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from mlx_lm.utils import _transform_awq_weights
+
 from make_case import CHUNK, build, load, randomize, record
 
 VOCAB = 64
@@ -251,6 +253,17 @@ def matrices(weights):
             yield name, value, (name, None)
 
 
+def confirm_awq(stored, settings, plain):
+    """mlx-lm's own reader finds the same codes; it rounds biases to the type of the scales."""
+    layers = {key: mx.array(value.view(np.uint32) if value.dtype == np.int32 else value) for key, value in stored.items() if not isinstance(value, tuple)}
+    read, told = _transform_awq_weights(layers, settings)
+    for key in [key for key in read if key.endswith(".scales")]:
+        module = key.removesuffix(".scales")
+        parts = [read[f"{module}.{part}"].astype(kind) for part, kind in [("weight", mx.uint32), ("scales", mx.float32), ("biases", mx.float32)]]
+        error = np.abs(np.array(mx.dequantize(*parts, told["group_size"], told["bits"])) - plain[f"{module}.weight"])
+        assert (error <= 2.0**-11 * np.repeat(np.abs(np.array(parts[2])), told["group_size"], 1)).all(), module
+
+
 def make(out, name, row):
     base, store, settings, *files = row
     seed = sum(map(ord, name))
@@ -271,6 +284,8 @@ def make(out, name, row):
             plain[source] = back
         else:
             plain[source][expert] = back
+    if settings and settings["quant_method"] == "awq":
+        confirm_awq(stored, settings, plain)
     plain = {key: mx.array(value) for key, value in plain.items()}
     load(model, plain)
     prompts = {p: [int(i) for i in rng.integers(0, VOCAB, n)] for p, n in LENGTHS.items()}
