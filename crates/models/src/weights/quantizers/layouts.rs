@@ -54,7 +54,7 @@ impl Scope<'_> {
         let stream = repack::words(packed_zeros.bytes());
         let most = (1 << bits) - 1;
         let codes = (0..groups * outputs).map(|i| repack::code(&stream, bits as u32, i));
-        let codes: Vec<f32> = codes.map(|zero| (zero + u32::from(one_less) & most) as f32).collect();
+        let codes: Vec<f32> = codes.map(|zero| ((zero + u32::from(one_less)) & most) as f32).collect();
         let zeros = Blocks { numbers: repack::turned(&codes, groups, outputs), ..scales.clone() };
         let middle = f32::from(1u8 << (bits - 1));
         let zeros = zeros.numbers.iter().any(|zero| *zero != middle).then_some(zeros);

@@ -362,4 +362,38 @@ mod tests {
         let odd = json!({"quant_method": "compressed-tensors", "ignore": ["re:("]});
         assert!(Quantizer::read(&odd).unwrap_err().to_string().contains("`(`"));
     }
+
+    /// The same with one value after another replaced by odd ones.
+    fn damaged(value: &Value) -> Vec<Value> {
+        let mut all = vec![json!(null), json!(-1), json!(1e300), json!("x"), json!([0]), json!({"a": []}), json!(true)];
+        let Value::Object(map) = value else { return all };
+        for (key, value) in map {
+            let with = |value| Value::Object(map.clone().into_iter().chain([(key.clone(), value)]).collect());
+            all.extend(damaged(value).into_iter().map(with));
+        }
+        all
+    }
+
+    #[test]
+    fn settings_of_any_kind_are_read_or_refused() {
+        let weights = json!({"num_bits": 4, "type": "int", "symmetric": true, "block_structure": "128x128"});
+        let all = [
+            json!({"quant_method": "awq", "bits": 4, "version": "gemm"}),
+            json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "gptq"}),
+            json!({"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "scale_fmt": "ue8m0"}),
+            json!({"quantization": {"quant_algo": "MIXED_PRECISION", "quantized_layers": {"a": {"quant_algo": "FP8"}}}}),
+            json!({"quant_method": "compressed-tensors", "format": "pack-quantized", "ignore": ["re:.*gate"],
+                "sparsity_config": {"format": "dense"}, "transform_config": {"config_groups": {}},
+                "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights, "format": "dense"}}}),
+        ];
+        for settings in all {
+            assert!(Quantizer::read(&settings).is_ok(), "{settings}");
+            for odd in damaged(&settings) {
+                match Quantizer::read(&odd) {
+                    Ok(quantizer) => drop(quantizer.told("model.layers.0.mlp.gate")),
+                    Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
+                }
+            }
+        }
+    }
 }
