@@ -112,7 +112,7 @@ impl Quantizer {
             "awq" => awq(settings),
             "gptq" => gptq(settings),
             "fp8" => fp8(settings),
-            // GPT-OSS names its experts so, and they are found by their names.
+            // Experts in blocks, which are found by their names.
             "mxfp4" => Ok(Self::Floats { name: "mxfp4", block: None, powers: true }),
             "mxfp8" => Ok(Self::Floats { name: "mxfp8", block: block(settings)?, powers: true }),
             "modelopt" => modelopt(nested),
