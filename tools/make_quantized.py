@@ -169,6 +169,8 @@ def nvfp4(style):
             return codes, E4M3[codes] * over
 
         codes, scales, plain = fours(w, 16, scale_of, over)
+        if style == "mlx":
+            return {"weight": codes.view(np.uint32), "scales": scales, "global_scale": np.float32(over * 2688)}, plain
         scales = ("F8_E4M3", scales)
         if style == "modelopt":
             extra = {"weight_scale_2": over, "input_scale": np.float32(0.02)}
@@ -217,6 +219,7 @@ CASES = {
                groups("float-quantized", (["Linear"], weights(8, "float", "channel", group=None)))),
     "nvfp4-experts": (MIXTURE, nvfp4("compressed"), groups("nvfp4-pack-quantized", (["Linear"], weights(4, "float", "tensor_group", group=16)),
                                                          ignore=["lm_head", "re:.*mlp.gate$"])),
+    "nvfp4-stacks": (MIXTURE, nvfp4("mlx"), {"group_size": 16, "bits": 4, "mode": "nvfp4"}),
     "nvfp4-modelopt": (DENSE, nvfp4("modelopt"), None, {"hf_quant_config.json": {
         "producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8", "group_size": 16,
                                                            "exclude_modules": ["lm_head"]}}}),
@@ -224,7 +227,7 @@ CASES = {
 }
 
 
-NAMES = {"float32": "F32", "float16": "F16", "int32": "I32", "int64": "I64", "int8": "I8", "uint8": "U8"}
+NAMES = {"uint32": "U32", "float32": "F32", "float16": "F16", "int32": "I32", "int64": "I64", "int8": "I8", "uint8": "U8"}
 
 
 def save(path, tensors):
@@ -240,6 +243,18 @@ def save(path, tensors):
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def stacked(tensors):
+    """Experts in stacks, as MLX's files have them."""
+    whole, stacks = {}, {}
+    for name, value in tensors.items():
+        before, found, after = name.partition(".experts.")
+        if found:
+            stacks.setdefault(f"{before}.switch_mlp.{after.partition('.')[2]}", []).append(value)
+        else:
+            whole[name] = value
+    return {**whole, **{name: np.stack(values) for name, values in stacks.items()}}
 
 
 def matrices(weights):
@@ -272,10 +287,11 @@ def make(out, name, row):
     model = build(base)
     weights = {key: np.array(value.astype(mx.float32)) for key, value in randomize(model, seed).items()}
     stored, plain = {}, {key: value.copy() for key, value in weights.items()}
+    converted = bool(settings and "mode" in settings)
     for key, value, (source, expert) in matrices(weights):
         module, _, last = key.rpartition(".")
         router = module.endswith("mlp.gate")
-        if value.ndim != 2 or "layers" not in key or router:
+        if value.ndim != 2 or "layers" not in key or router or (converted and expert is None):
             stored[key] = ("BF16", value)
             continue
         tensors, back = store(module, value, rng)
@@ -284,20 +300,20 @@ def make(out, name, row):
             plain[source] = back
         else:
             plain[source][expert] = back
-    if settings and settings["quant_method"] == "awq":
+    if settings and settings.get("quant_method") == "awq":
         confirm_awq(stored, settings, plain)
     plain = {key: mx.array(value) for key, value in plain.items()}
     load(model, plain)
     prompts = {p: [int(i) for i in rng.integers(0, VOCAB, n)] for p, n in LENGTHS.items()}
     golden, atol = record(model, plain, prompts, rng)
-    config = {**base, **({"quantization_config": settings} if settings else {})}
+    config = {**base, **({"quantization" if converted else "quantization_config": settings} if settings else {})}
     folder = out / "quantizers" / name
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "model").mkdir(parents=True)
     (folder / "model" / "config.json").write_text(json.dumps(config, indent=1))
     for file, content in (files[0] if files else {}).items():
         (folder / "model" / file).write_text(json.dumps(content, indent=1))
-    save(folder / "model" / "model.safetensors", stored)
+    save(folder / "model" / "model.safetensors", stacked(stored) if converted else stored)
     mx.save_safetensors(str(folder / "golden.safetensors"), {k: mx.array(v) for k, v in golden.items()})
     manifest = {"id": f"quantizer-{name}", "kind": "llm", "family": base["model_type"], "model_dir": "model", "golden": "golden.safetensors",
                 "prompts": prompts, "chunk_size": CHUNK, "greedy": {}, "tolerance": {"f32_atol": atol, "f32_rtol": 1e-5}}
