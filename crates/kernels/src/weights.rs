@@ -39,7 +39,7 @@ pub enum QuantMode {
 pub struct QuantFormat {
     /// How codes become weights.
     pub mode: QuantMode,
-    /// Bits of a code: 2, 3, 4, 5, 6 or 8.
+    /// Bits of a code: 1, 2, 3, 4, 5, 6 or 8.
     pub bits: u32,
     /// Codes that share one scale.
     pub group: usize,

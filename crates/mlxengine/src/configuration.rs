@@ -74,6 +74,9 @@ pub struct ModelConfiguration {
     pub active_parameters: u64,
     /// How the weights are stored, the most frequent way first.
     pub storage: Vec<StorageShare>,
+    /// The tool in whose layout the files have the weights, where that is not MLX's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantizer: Option<String>,
     /// Longest sequence that it was made for, in tokens.
     pub context_length: Option<usize>,
     /// Number of tokens that it knows.
@@ -118,6 +121,7 @@ impl ModelConfiguration {
             parameters,
             active_parameters: parameters - idle(model),
             storage: storage(record),
+            quantizer: record.quantizer.map(str::to_owned),
             context_length: spec.context,
             vocabulary: spec.vocab,
             hidden_size: spec.dim,

@@ -150,7 +150,11 @@ impl Checkpoint {
         let missing_shards = listed_shards(&source)?.into_iter().filter(|s| !names.contains(s)).collect();
         let mlx_format = match format {
             Some(format) => format == "mlx",
-            None => tensors.iter().any(|(name, tensor)| looks_converted(name, tensor)),
+            None => {
+                // Other tools have scales as well.
+                let foreign = tensors.iter().any(|(name, _)| name.ends_with(".qweight"));
+                !foreign && tensors.iter().any(|(name, tensor)| looks_converted(name, tensor))
+            }
         };
         Ok(Self { source, config, tensors, mlx_format, missing_shards })
     }

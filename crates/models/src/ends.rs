@@ -31,7 +31,7 @@ impl Ends {
         let own = match spec.head {
             Head::Tied => false,
             Head::Own => true,
-            Head::OwnIfPresent => root.at("lm_head").has("weight"),
+            Head::OwnIfPresent => root.at("lm_head").has_weight(),
         };
         let head = if own {
             Some(root.linear("lm_head", [spec.dim, spec.vocab], spec.head_bias)?)

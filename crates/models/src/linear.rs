@@ -53,6 +53,8 @@ impl Linear {
 #[derive(Debug)]
 pub struct ExpertLinear {
     pub(crate) weight: Weight,
+    /// `[experts, 1]`: what multiplies each one's weights, where they have scales of their own.
+    pub(crate) factors: Option<Tensor>,
     /// `[experts, outputs]`.
     pub(crate) bias: Option<Tensor>,
     pub(crate) precision: Precision,
@@ -62,12 +64,28 @@ pub struct ExpertLinear {
 impl ExpertLinear {
     /// Each slot's row by its expert: `x [T, K]` or `[T, S, K]`, `ids [T, S]`, `-> [T, S, N]`.
     pub fn forward(&self, x: &Tensor, ids: &Tensor) -> Tensor {
-        let y = x.gather_linear(ids, &self.weight, self.bias.as_ref(), self.precision);
+        let y = match &self.factors {
+            None => x.gather_linear(ids, &self.weight, self.bias.as_ref(), self.precision),
+            Some(factors) => {
+                let y = x.gather_linear(ids, &self.weight, None, self.precision).mul(&of_slots(factors, ids));
+                match &self.bias {
+                    Some(bias) => y.add(&of_slots(bias, ids)),
+                    None => y,
+                }
+            }
+        };
         match &self.delta {
             Some(delta) => delta.add_experts(y, x, ids, self.precision),
             None => y,
         }
     }
+}
+
+/// The row of each slot's expert: `[experts, N]` and `ids [T, S]` give `[T, S, N]`.
+fn of_slots(rows: &Tensor, ids: &Tensor) -> Tensor {
+    let [tokens, slots] = [ids.shape()[0], ids.shape()[1]];
+    let flat = ids.clone().reshape([tokens * slots]);
+    Weight::Dense(rows.clone()).take(&flat).reshape([tokens, slots, rows.shape().last()])
 }
 
 /// A table of rows, which may serve as the head as well.

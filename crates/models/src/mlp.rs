@@ -81,7 +81,7 @@ impl Unit {
             spec::Unit::Gated(spec::Gated { hidden, act, projection, bias }) => {
                 let [gate, up] = match projection {
                     // Some original files join what converted ones keep apart.
-                    _ if w.at("gate_up_proj").has("weight") => w.joined("gate_up_proj", dim, [hidden; 2], bias)?,
+                    _ if w.at("gate_up_proj").has_weight() => w.joined("gate_up_proj", dim, [hidden; 2], bias)?,
                     Projection::Joined => w.joined("gate_up_proj", dim, [hidden; 2], bias)?,
                     _ => [w.linear("gate_proj", [dim, hidden], bias)?, w.linear("up_proj", [dim, hidden], bias)?],
                 };

@@ -4,17 +4,19 @@ mod adapted;
 mod experts;
 mod latent;
 mod names;
+mod packed;
+mod quantizers;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 
-use mlxengine_tensor::{Dtype, Precision, QuantFormat, QuantMode, QuantizedTensor, Shape, Spec, Tensor, Weight};
-use serde_json::Value;
+use mlxengine_tensor::{Dtype, Precision, QuantFormat, Shape, Spec, Tensor, Weight};
 
 use crate::adapters::AdapterReport;
 use crate::linear::Linear;
-use crate::{Checkpoint, Error, ErrorKind, Result, spec};
+use crate::{Checkpoint, Error, Result, spec};
+use quantizers::Quantizer;
 
 /// One array that a model took from its checkpoint.
 #[derive(Clone, Debug)]
@@ -47,6 +49,8 @@ pub struct Record {
     pub ignored: Vec<(String, &'static str)>,
     /// What the adapter changes, if there is one.
     pub adapter: Option<AdapterReport>,
+    /// The tool in whose layout the files have weights, where that is not MLX's.
+    pub quantizer: Option<&'static str>,
 }
 
 impl Record {
@@ -97,6 +101,8 @@ pub struct Weights {
     precision: Precision,
     /// Whether the files are in MLX's layout.
     converted: bool,
+    /// The tool that quantized the weights in a layout of its own.
+    quantizer: Option<Quantizer>,
     adapter: Option<adapted::Landing>,
     record: RefCell<Ledger>,
 }
@@ -125,9 +131,11 @@ impl Weights {
         transposed: &[&str],
         precision: Precision,
     ) -> Result<Self> {
-        check_quantization(checkpoint)?;
+        let quantizer = Quantizer::of(checkpoint)?;
         let entry = |name: &String, tensor: &Tensor| {
-            let turned = tensor.shape().len() == 2 && transposed.iter().any(|start| name.starts_with(start));
+            // Only what is plain lies turned: quantizers have their own orders.
+            let plain = tensor.shape().len() == 2 && tensor.dtype().is_float() && name.ends_with(".weight");
+            let turned = plain && transposed.iter().any(|start| name.starts_with(start));
             let tensor = if turned { tensor.clone().permute(&[1, 0]) } else { tensor.clone() };
             Entry { tensor, name: name.clone() }
         };
@@ -138,6 +146,7 @@ impl Weights {
             missing_shards: checkpoint.missing_shards.clone(),
             precision,
             converted: checkpoint.mlx_format,
+            quantizer,
             adapter: None,
             record: RefCell::default(),
         })
@@ -154,14 +163,14 @@ impl Weights {
     /// If tensors are left that nothing used, or changes of an adapter that nothing took, with their names.
     pub fn finish(self) -> Result<Record> {
         let adapter = self.landed(&self.record.borrow())?;
-        let ledger = self.record.into_inner();
+        let ledger = self.record.take();
         let mut record = Record { adapter, ..ledger.record };
         let mut left = Vec::new();
         for (name, entry) in &self.tensors {
             if ledger.used.contains(name) {
                 continue;
             }
-            match names::needless(name) {
+            match names::needless(name).or_else(|| self.padding(name, &entry.tensor)) {
                 Some(reason) => record.ignored.push((entry.name.clone(), reason)),
                 None => left.push(format!("`{}` {}", entry.name, entry.tensor.spec())),
             }
@@ -176,6 +185,13 @@ impl Weights {
             left.len(),
             if left.len() == 1 { " is" } else { "s are" }
         )))
+    }
+
+    /// Why a tensor that nothing asks for changes nothing: GPTQ's tools write biases for layers that have none.
+    fn padding(&self, name: &str, tensor: &Tensor) -> Option<&'static str> {
+        let module = name.strip_suffix(".bias")?;
+        let zeros = self.tensors.contains_key(&format!("{module}.qweight")) && tensor.bytes().iter().all(|b| *b == 0);
+        zeros.then_some("zeros, for a layer without a bias")
     }
 
     fn take(&self, name: &str) -> Option<Tensor> {
@@ -210,29 +226,6 @@ fn distance(a: &str, b: &str) -> usize {
     let rest = a.len().min(b.len()) - front;
     let back = a.bytes().rev().zip(b.bytes().rev()).take(rest).take_while(|(x, y)| x == y).count();
     a.len().max(b.len()) - front - back
-}
-
-/// Refuses quantizations by name that the tensors would only reveal as odd shapes.
-fn check_quantization(checkpoint: &Checkpoint) -> Result<()> {
-    let unsupported = |what: String| Err(Error::new(ErrorKind::UnsupportedQuantization, what));
-    if let Some(q) = checkpoint.config.get("quantization") {
-        let mode = q.get("mode").and_then(Value::as_str).unwrap_or("affine");
-        if !matches!(mode, "affine" | "mxfp4" | "mxfp8" | "nvfp4") {
-            return unsupported(format!("quantization mode `{mode}` is not known: affine, mxfp4, mxfp8 and nvfp4 are"));
-        }
-        return Ok(());
-    }
-    if let Some(q) = checkpoint.config.get("quantization_config") {
-        let method = q.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
-        // Experts packed so are found by their names.
-        if method == "mxfp4" {
-            return Ok(());
-        }
-        return unsupported(format!(
-            "quantization `{method}` is not supported: take an MLX or an unquantized version of this checkpoint"
-        ));
-    }
-    Ok(())
 }
 
 /// A place in a checkpoint from which modules take their tensors.
@@ -392,77 +385,5 @@ impl<'a> Scope<'a> {
             )));
         }
         Ok(())
-    }
-
-    /// The weight of this module, in the form that its tensors show.
-    fn weight(&self, shape: &[usize]) -> Result<Weight> {
-        let name = self.at("weight").path;
-        let tensor = self.weights.take(&name).ok_or_else(|| self.weights.missing(&name))?;
-        let weight = if self.has("scales") {
-            Weight::Quantized(self.quantized(tensor, shape)?)
-        } else {
-            self.at("weight").expect(&tensor, shape)?;
-            Weight::Dense(tensor)
-        };
-        self.weights.note(&self.path, &weight);
-        Ok(weight)
-    }
-
-    /// Reads the layout off the shapes, as the reference does: what the configuration says of bits and groups may be old.
-    fn quantized(&self, codes: Tensor, shape: &[usize]) -> Result<QuantizedTensor> {
-        let part = |name: &str| {
-            let path = self.at(name).path;
-            self.weights.take(&path).ok_or_else(|| self.weights.missing(&path))
-        };
-        let scales = part("scales")?;
-        let columns = shape[shape.len() - 1];
-        let wrong = |what: &str| {
-            let wanted = Shape::from(shape);
-            let (codes, scales) = (codes.spec(), scales.spec());
-            Error::invalid(format!(
-                "`{}` holds codes {codes} and scales {scales}, {what} for weights {wanted}",
-                self.path
-            ))
-        };
-        let rows = &shape[..shape.len() - 1];
-        let fits =
-            |t: &Tensor| t.shape().len() == shape.len() && t.shape()[..rows.len()] == *rows && t.shape().last() > 0;
-        if codes.dtype() != Dtype::U32 || !fits(&codes) || !fits(&scales) {
-            return Err(wrong("which do not fit"));
-        }
-        let (words, groups) = (codes.shape().last(), scales.shape().last());
-        if !(words * 32).is_multiple_of(columns) || !columns.is_multiple_of(groups) {
-            return Err(wrong("which do not fit"));
-        }
-        let (bits, group) = ((words * 32 / columns) as u32, columns / groups);
-        let mode = match (scales.dtype(), bits, group) {
-            (Dtype::U8, 4, 32) => QuantMode::Mxfp4,
-            (Dtype::U8, 8, 32) => QuantMode::Mxfp8,
-            (Dtype::U8, 4, 16) => QuantMode::Nvfp4,
-            (dtype, 2 | 3 | 4 | 5 | 6 | 8, 32 | 64 | 128) if dtype.is_float() => QuantMode::Affine,
-            _ => {
-                let message = format!("a quantization of {bits} bits in groups of {group} that is not known");
-                return Err(Error::new(ErrorKind::UnsupportedQuantization, wrong(&message).to_string()));
-            }
-        };
-        let biases = if mode == QuantMode::Affine { Some(part("biases")?) } else { None };
-        if biases.as_ref().is_some_and(|b| b.spec() != scales.spec()) {
-            return Err(wrong("with biases of another shape"));
-        }
-        let multiplier = if self.has("global_scale") { self.global_scale()? } else { 1.0 };
-        Ok(QuantizedTensor { format: QuantFormat { mode, bits, group }, codes, scales, biases, multiplier })
-    }
-
-    /// NVFP4 files may divide all weights by their largest; 2688 is the largest product of a code and a scale (6 · 448).
-    fn global_scale(&self) -> Result<f32> {
-        let path = self.at("global_scale").path;
-        let tensor = self.weights.take(&path).ok_or_else(|| self.weights.missing(&path))?;
-        match tensor.to_f32() {
-            Some(scale) if scale.shape().elements() == 1 => Ok(scale.f32s()[0] / 2688.0),
-            _ => Err(Error::new(
-                ErrorKind::UnsupportedQuantization,
-                format!("`{path}` is {}, one number is supported", tensor.spec()),
-            )),
-        }
     }
 }

@@ -250,8 +250,8 @@ fn an_unknown_family_hears_of_the_nearest_and_of_what_differs() {
 
 #[test]
 fn unknown_quantizations_are_named() {
-    let gptq = with("quantization_config", json!({"quant_method": "gptq", "bits": 4}));
-    refused(load_parts(&gptq, &tensors()), ErrorKind::UnsupportedQuantization, &["`gptq`"]);
+    let hqq = with("quantization_config", json!({"quant_method": "hqq", "bits": 4}));
+    refused(load_parts(&hqq, &tensors()), ErrorKind::UnsupportedQuantization, &["`hqq`"]);
     let mode = with("quantization", json!({"mode": "ternary", "bits": 2, "group_size": 64}));
     refused(load_parts(&mode, &tensors()), ErrorKind::UnsupportedQuantization, &["`ternary`"]);
     let mut seven = tensors();
@@ -264,7 +264,7 @@ fn unknown_quantizations_are_named() {
 
 #[test]
 fn quantized_layers_are_recognised_by_their_tensors() {
-    for (bits, group) in [(2, 32), (4, 64), (8, 32)] {
+    for (bits, group) in [(1, 32), (2, 32), (4, 64), (8, 32)] {
         let format = QuantFormat { mode: QuantMode::Affine, bits, group };
         let mut packed = tensors();
         let name = "model.layers.0.self_attn.o_proj";

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use half::f16;
+
 /// The type of a tensor's elements. Arithmetic happens in `F32`; the other types are storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the names say it all")]
@@ -40,6 +42,26 @@ impl Dtype {
         matches!(self, Dtype::F32 | Dtype::F16 | Dtype::Bf16)
     }
 
+    /// The number that a byte stands for; `None` for types of other sizes than a byte.
+    pub fn of_byte(self, byte: u8) -> Option<f32> {
+        let high = u16::from(byte);
+        Some(match self {
+            Dtype::U8 | Dtype::Bool => f32::from(byte),
+            Dtype::I8 => f32::from(byte as i8),
+            // Its exponent and mantissa, moved to where a half has them, stand for a number 2^8 times as small. MLX reads
+            // the codes that the standard leaves to what is no number in the same way.
+            Dtype::F8E4m3 => f16::from_bits((high & 0x80) << 8 | (high & 0x7f) << 7).to_f32() * 256.0,
+            // The first byte of a half.
+            Dtype::F8E5m2 => f16::from_bits(high << 8).to_f32(),
+            Dtype::F8E8m0 => match byte {
+                0 => f32::MIN_POSITIVE / 2.0,
+                255 => f32::NAN,
+                exponent => f32::from_bits(u32::from(exponent) << 23),
+            },
+            _ => return None,
+        })
+    }
+
     /// The name used in safetensors headers.
     pub const fn name(self) -> &'static str {
         match self {
@@ -66,5 +88,29 @@ impl Dtype {
 impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_numbers_of_eight_bits() {
+        let e4m3 = |byte: u8| {
+            let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
+            let size = match exponent {
+                0 => mantissa / 8.0 * 2f32.powi(-6),
+                _ => (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7),
+            };
+            if byte < 128 { size } else { -size }
+        };
+        for byte in 0..=255u8 {
+            assert_eq!(Dtype::F8E4m3.of_byte(byte), Some(e4m3(byte)), "{byte}");
+            let power = f64::from(Dtype::F8E8m0.of_byte(byte).unwrap());
+            assert!(byte == 255 && power.is_nan() || power == 2f64.powi(i32::from(byte) - 127), "{byte}");
+        }
+        assert_eq!([0x3c, 0xc0, 0x7b].map(|byte| Dtype::F8E5m2.of_byte(byte)), [Some(1.0), Some(-2.0), Some(57344.0)]);
+        assert_eq!((Dtype::I8.of_byte(255), Dtype::F32.of_byte(0)), (Some(-1.0), None));
     }
 }

@@ -207,13 +207,13 @@ impl Tensor {
         self
     }
 
-    /// Bytes read as words along the last axis: no copy. `None` for other types, and rows that are no whole words.
-    pub fn words(mut self) -> Option<Tensor> {
-        let last = self.shape().last();
-        if self.dtype() != Dtype::U8 || self.shape().is_empty() || !last.is_multiple_of(4) {
+    /// The same bytes as elements of another type along the last axis: no copy. `None` where they are no whole number of them.
+    pub fn read_as(mut self, dtype: Dtype) -> Option<Tensor> {
+        let bytes = self.shape().last() * self.dtype().size();
+        if self.shape().is_empty() || !bytes.is_multiple_of(dtype.size()) {
             return None;
         }
-        self.spec = Spec::new(Dtype::U32, self.shape().with_last(last / 4));
+        self.spec = Spec::new(dtype, self.shape().with_last(bytes / dtype.size()));
         Some(self)
     }
 

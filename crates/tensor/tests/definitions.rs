@@ -121,7 +121,7 @@ fn attention() {
 
 fn formats() -> impl Iterator<Item = QuantFormat> {
     let affine =
-        [2, 3, 4, 5, 6, 8].into_iter().flat_map(|bits| [32, 64, 128].map(|group| (QuantMode::Affine, bits, group)));
+        [1, 2, 3, 4, 5, 6, 8].into_iter().flat_map(|bits| [32, 64, 128].map(|group| (QuantMode::Affine, bits, group)));
     let float = [(QuantMode::Mxfp4, 4, 32), (QuantMode::Mxfp8, 8, 32), (QuantMode::Nvfp4, 4, 16)];
     affine.chain(float).map(|(mode, bits, group)| QuantFormat { mode, bits, group })
 }

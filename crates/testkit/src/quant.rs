@@ -17,11 +17,9 @@ fn format(entry: &QuantEntry) -> Result<QuantFormat, Stop> {
         "nvfp4" => QuantMode::Nvfp4,
         other => return Err(Stop::not_run(format!("quantization mode {other} is not known"))),
     };
-    if mode == QuantMode::Affine && !matches!(entry.bits, 2 | 3 | 4 | 5 | 6 | 8) {
-        return Err(Stop::not_run(format!(
-            "{}-bit affine is no supported format: 2, 3, 4, 5, 6 and 8 bits are",
-            entry.bits
-        )));
+    if mode == QuantMode::Affine && !matches!(entry.bits, 1..=6 | 8) {
+        let message = format!("{}-bit affine is no supported format: 1 to 6 and 8 bits are", entry.bits);
+        return Err(Stop::not_run(message));
     }
     Ok(QuantFormat { mode, bits: entry.bits, group: entry.group_size })
 }

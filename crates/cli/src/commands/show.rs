@@ -95,7 +95,8 @@ fn storage(c: &ModelConfiguration) -> Vec<String> {
         few if few < 0.05 => "less than 0.1 %".to_owned(),
         share => format!("{share:.1} %"),
     };
-    c.storage.iter().map(|s| format!("{} {}", percent(s.parameters), s.format)).collect()
+    let shares = c.storage.iter().map(|s| format!("{} {}", percent(s.parameters), s.format));
+    shares.chain(c.quantizer.iter().map(|tool| format!("read from the layout of {tool}"))).collect()
 }
 
 fn needed(c: &ModelConfiguration) -> Vec<String> {

@@ -97,7 +97,7 @@ impl Storage {
     fn is_sane(&self) -> bool {
         let groups = |group: u32| group.is_power_of_two() && (16..=128).contains(&group);
         match *self {
-            Storage::Affine { bits, group } => (2..=8).contains(&bits) && groups(group),
+            Storage::Affine { bits, group } => (1..=8).contains(&bits) && groups(group),
             Storage::Mxfp4 { group } => groups(group),
             Storage::Float { bits } => bits == 16 || bits == 32,
         }

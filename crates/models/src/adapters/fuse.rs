@@ -93,6 +93,11 @@ impl Fusion {
         let spec = crate::families::decoder(&checkpoint.config)?;
         let open = || Weights::new(checkpoint, spec.renames, spec.transposed, Precision::Exact);
         let (before, after) = (open()?, open()?.with_adapter(adapter, spec.renames, spec.transposed)?);
+        if let Some(tool) = model.record().quantizer {
+            return Err(Error::unsupported(format!(
+                "weights in the layout of {tool} cannot be merged with an adapter: use it beside them, or merge it into a checkpoint in MLX's layout"
+            )));
+        }
         let turned = |name: &str| spec.transposed.iter().any(|start| name.starts_with(start));
         let mut merges = Vec::new();
         for taken in &model.record().taken {

@@ -180,7 +180,7 @@ impl KeyedDelta {
         let inner = heads * head_dim;
         let linear = |name: &str, shape| w.linear(name, shape, false);
         // Some conversions join the three.
-        let joined = w.at("qkv_proj").has("weight");
+        let joined = w.at("qkv_proj").has_weight();
         let (names, size): (&[&str], _) = if joined { (&["qkv"], 3 * inner) } else { (&["q", "k", "v"], inner) };
         let qkv = names.iter().map(|name| linear(&format!("{name}_proj"), [dim, size]));
         let kernels = names.iter().map(|name| {

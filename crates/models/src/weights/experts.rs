@@ -1,6 +1,6 @@
 //! Experts, in each of the ways in which checkpoints store them.
 
-use mlxengine_tensor::{QuantFormat, QuantMode, QuantizedTensor, Tensor, Weight};
+use mlxengine_tensor::{Dtype, QuantFormat, QuantMode, QuantizedTensor, Tensor, Weight};
 
 use super::Scope;
 use crate::linear::ExpertLinear;
@@ -42,15 +42,16 @@ impl Scope<'_> {
         let [count, outputs, inputs] = shape;
         let precision = self.weights.precision;
         let one_by_one = (0..count).map(|e| self.at("experts").at(e).at(name));
-        if !self.at("experts").at(0).at(name).has("weight") {
+        if !self.at("experts").at(0).at(name).has_weight() {
             let stacks = ["switch_mlp", "experts"].map(|part| self.at(part).at(name));
-            let w = stacks.iter().find(|w| w.has("weight")).unwrap_or(&stacks[0]);
+            let w = stacks.iter().find(|w| w.has_weight()).unwrap_or(&stacks[0]);
             let bias = if bias { Some(w.floats("bias", &[count, outputs])?) } else { None };
             let delta = self.expert_delta(name, shape)?;
-            return Ok(ExpertLinear { weight: w.weight(&shape)?, bias, precision, delta });
+            let (weight, factors) = w.stack_weight(&shape)?;
+            return Ok(ExpertLinear { weight, factors, bias, precision, delta });
         }
         let parts: Vec<Weight> = one_by_one.clone().map(|w| w.weight(&[outputs, inputs])).collect::<Result<_>>()?;
-        let weight = stack(&parts).ok_or_else(|| {
+        let (weight, factors) = stack(&parts).ok_or_else(|| {
             Error::invalid(format!("the experts of `{}` are not all stored alike", self.at("experts").at(name).path))
         })?;
         let mut biases = Vec::new();
@@ -60,7 +61,7 @@ impl Scope<'_> {
             }
         }
         let bias = bias.then(|| Tensor::concat(biases, 0));
-        Ok(ExpertLinear { weight, bias, precision, delta: self.expert_delta(name, shape)? })
+        Ok(ExpertLinear { weight, factors, bias, precision, delta: self.expert_delta(name, shape)? })
     }
 
     /// A layer of all experts in one tensor that is no module of its own.
@@ -77,7 +78,7 @@ impl Scope<'_> {
             Weight::Dense(if columns { tensor.permute(&[0, 2, 1]) } else { tensor })
         };
         let bias = if bias { Some(self.floats(&format!("{name}_bias"), &[count, outputs])?) } else { None };
-        Ok(ExpertLinear { weight, bias, precision: self.weights.precision, delta: None })
+        Ok(ExpertLinear { weight, factors: None, bias, precision: self.weights.precision, delta: None })
     }
 
     /// MXFP4 as Hugging Face stores it: bytes `[experts, outputs, groups, 16]` and scales `[experts, outputs, groups]`.
@@ -88,9 +89,8 @@ impl Scope<'_> {
         };
         let (codes, scales) = (part("blocks")?, part("scales")?);
         let groups = inputs / 32;
-        let words = (codes.shape()[..] == [count, outputs, groups, 16] && inputs.is_multiple_of(32))
-            .then(|| codes.clone().words())
-            .flatten();
+        let bytes = codes.dtype() == Dtype::U8 && codes.shape()[..] == [count, outputs, groups, 16];
+        let words = (bytes && inputs.is_multiple_of(32)).then(|| codes.clone().read_as(Dtype::U32)).flatten();
         match words {
             Some(words) if scales.shape()[..] == [count, outputs, groups] => {
                 let format = QuantFormat { mode: QuantMode::Mxfp4, bits: 4, group: 32 };
@@ -109,8 +109,9 @@ impl Scope<'_> {
     }
 }
 
-/// Experts stored one by one, copied into one stack; `None` if they are not stored alike.
-fn stack(parts: &[Weight]) -> Option<Weight> {
+/// Experts stored one by one, copied into one stack, and what multiplies each, if that differs; `None` if they are not stored
+/// alike.
+fn stack(parts: &[Weight]) -> Option<(Weight, Option<Tensor>)> {
     let join = |tensors: Vec<&Tensor>| {
         let spec = tensors[0].spec();
         let alike = tensors.iter().all(|t| t.spec() == spec);
@@ -120,26 +121,32 @@ fn stack(parts: &[Weight]) -> Option<Weight> {
     match parts.first()? {
         Weight::Dense(_) => {
             let tensors = parts.iter().map(|p| if let Weight::Dense(t) = p { Some(t) } else { None });
-            Some(Weight::Dense(join(tensors.collect::<Option<_>>()?)?))
+            Some((Weight::Dense(join(tensors.collect::<Option<_>>()?)?), None))
         }
         Weight::Quantized(first) => {
             let all: Vec<&QuantizedTensor> = parts
                 .iter()
                 .map(|p| if let Weight::Quantized(q) = p { Some(q) } else { None })
                 .collect::<Option<_>>()?;
-            if all.iter().any(|q| q.format != first.format || q.multiplier != first.multiplier) {
+            if all.iter().any(|q| q.format != first.format) {
                 return None;
             }
+            let differ = all.iter().any(|q| q.multiplier != first.multiplier);
+            let multipliers: Vec<f32> = all.iter().map(|q| q.multiplier).collect();
+            let factors = differ.then(|| Tensor::from_f32(&multipliers, [multipliers.len(), 1]));
+            let multiplier = if differ { 1.0 } else { first.multiplier };
             let biases: Option<Vec<&Tensor>> = all.iter().map(|q| q.biases.as_ref()).collect();
-            Some(Weight::Quantized(QuantizedTensor {
+            let stack = QuantizedTensor {
                 codes: join(all.iter().map(|q| &q.codes).collect())?,
                 scales: join(all.iter().map(|q| &q.scales).collect())?,
                 biases: match biases {
                     Some(biases) => Some(join(biases)?),
                     None => None,
                 },
-                ..first.clone()
-            }))
+                multiplier,
+                format: first.format,
+            };
+            Some((Weight::Quantized(stack), factors))
         }
     }
 }

@@ -20,7 +20,7 @@ impl Scope<'_> {
         [nope, value]: [usize; 2],
     ) -> Result<[ExpertLinear; 2]> {
         let precision = self.weights.precision;
-        let map = |weight| ExpertLinear { weight, bias: None, precision, delta: None };
+        let map = |weight| ExpertLinear { weight, factors: None, bias: None, precision, delta: None };
         let joined = self.at("kv_b_proj");
         let size = [heads * (nope + value), rank];
         let halves = |both: Tensor| {
@@ -28,7 +28,7 @@ impl Scope<'_> {
             [both.clone().slice(1, 0, nope).permute(&[0, 2, 1]), both.slice(1, nope, value)]
         };
         // The two maps are read as they lie, outside of their layers, so that what changes them is worked in.
-        if !joined.has("weight") {
+        if !joined.has_weight() {
             let maps = [
                 self.at("embed_q").weight(&[heads, rank, nope])?,
                 self.at("unembed_out").weight(&[heads, value, rank])?,

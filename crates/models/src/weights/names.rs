@@ -48,6 +48,13 @@ pub(super) fn needless(name: &str) -> Option<&'static str> {
     if name.contains(".mlp.moe_statics.") {
         return Some("the reference chooses experts without it");
     }
+    let activations = [".input_scale", ".input_global_scale", ".input_zero_point", ".activation_scale"];
+    if activations.iter().any(|end| name.ends_with(end)) {
+        return Some("activations are not quantized to scales of the checkpoint");
+    }
+    if [".k_scale", ".v_scale", ".q_scale"].iter().any(|end| name.ends_with(end)) {
+        return Some("caches have scales of their own");
+    }
     if name.ends_with(".inv_freq") {
         return Some("frequencies follow from config.json");
     }
