@@ -143,6 +143,17 @@ impl Weights {
         })
     }
 
+    /// The same, with those tensors changed for which `change`, given a canonical name, has something else.
+    #[must_use]
+    pub(crate) fn changed(mut self, change: impl Fn(&str, &Tensor) -> Option<Tensor>) -> Self {
+        for (name, entry) in &mut self.tensors {
+            if let Some(tensor) = change(name, &entry.tensor) {
+                entry.tensor = tensor;
+            }
+        }
+        self
+    }
+
     /// The scope of the whole checkpoint.
     pub fn root(&self) -> Scope<'_> {
         Scope { weights: self, path: String::new() }

@@ -6,6 +6,8 @@ mod conv;
 mod delta;
 mod indexer;
 mod latent;
+mod linear;
+mod looped;
 mod short_conv;
 mod state_space;
 
@@ -21,6 +23,8 @@ use attention::Attention;
 use block_sparse::BlockSparse;
 use delta::{GatedDelta, KeyedDelta};
 use latent::Latent;
+use linear::LinearAttention;
+pub(crate) use looped::Looped;
 use short_conv::ShortConv;
 use state_space::{ScalarStateSpace, StateSpace};
 
@@ -101,6 +105,7 @@ pub(crate) enum Mixer {
     ShortConv(ShortConv),
     GatedDelta(GatedDelta),
     KeyedDelta(KeyedDelta),
+    LinearAttention(LinearAttention),
     StateSpace(StateSpace),
     ScalarStateSpace(ScalarStateSpace),
     Sum(Vec<Mixer>),
@@ -119,6 +124,9 @@ impl Mixer {
                 Mixer::GatedDelta(GatedDelta::load(spec, &w.at("linear_attn"), dim, plan)?)
             }
             spec::Mixer::KeyedDelta(spec) => Mixer::KeyedDelta(KeyedDelta::load(spec, &attention, dim, plan)?),
+            spec::Mixer::LinearAttention(spec) => {
+                Mixer::LinearAttention(LinearAttention::load(spec, &attention, dim, plan)?)
+            }
             spec::Mixer::StateSpace(spec) => Mixer::StateSpace(StateSpace::load(spec, &recurrence, dim, plan)?),
             spec::Mixer::ScalarStateSpace(spec) => {
                 Mixer::ScalarStateSpace(ScalarStateSpace::load(spec, &recurrence, dim, plan)?)
@@ -127,6 +135,11 @@ impl Mixer {
                 Mixer::Sum(parts.iter().map(|part| Self::load(part, w, dim, plan)).collect::<Result<_>>()?)
             }
         })
+    }
+
+    /// Attention over latents, whose scope is `w` itself.
+    pub(crate) fn latent(spec: &spec::Latent, w: &Scope<'_>, dim: usize, plan: &mut Plan) -> Result<Self> {
+        Latent::load(spec, w, dim, plan).map(Mixer::Latent)
     }
 
     /// `x [N, dim] -> [N, dim]`, where the rows are those of the spans one after another.
@@ -138,6 +151,7 @@ impl Mixer {
             Mixer::ShortConv(mixer) => mixer.forward(x, spans),
             Mixer::GatedDelta(mixer) => mixer.forward(x, spans),
             Mixer::KeyedDelta(mixer) => mixer.forward(x, spans),
+            Mixer::LinearAttention(mixer) => mixer.forward(x, pass, spans),
             Mixer::StateSpace(mixer) => mixer.forward(x, spans),
             Mixer::ScalarStateSpace(mixer) => mixer.forward(x, spans),
             Mixer::Sum(parts) => {
