@@ -2,6 +2,7 @@
 
 mod adapted;
 mod experts;
+mod groups;
 mod latent;
 mod names;
 

@@ -18,6 +18,7 @@ mod deepseek;
 mod deepseek_v2;
 mod deepseek_v3;
 mod deepseek_v32;
+mod deepseek_v41;
 mod dots1;
 mod ernie4_5;
 mod ernie4_5_moe;
@@ -157,6 +158,7 @@ pub const FAMILIES: &[Family] = &[
     Family::new("deepseek_v2", &["deepseek_v2"], deepseek_v2::decoder),
     Family::new("deepseek_v3", &["deepseek_v3", "kimi_k2", "joyai_llm_flash"], deepseek_v3::decoder),
     Family::new("deepseek_v32", &["deepseek_v32"], deepseek_v32::decoder),
+    Family::new("deepseek_v41", &["deepseek_v41", "deepseek_v41_text"], deepseek_v41::decoder).of(deepseek_v41::load),
     Family::new("dots1", &["dots1"], dots1::decoder),
     Family::new("ernie4_5", &["ernie4_5"], ernie4_5::decoder),
     Family::new("ernie4_5_moe", &["ernie4_5_moe"], ernie4_5_moe::decoder),

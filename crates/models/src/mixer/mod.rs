@@ -8,6 +8,7 @@ mod indexer;
 mod latent;
 mod linear;
 mod looped;
+mod pooled;
 mod short_conv;
 mod state_space;
 
@@ -22,9 +23,11 @@ use crate::weights::Scope;
 use attention::Attention;
 use block_sparse::BlockSparse;
 use delta::{GatedDelta, KeyedDelta};
+pub(crate) use indexer::best;
 use latent::Latent;
 use linear::LinearAttention;
 pub(crate) use looped::Looped;
+pub(crate) use pooled::{IndexSpec, Left, Pooled, PooledSpec};
 use short_conv::ShortConv;
 use state_space::{ScalarStateSpace, StateSpace};
 
