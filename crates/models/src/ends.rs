@@ -52,8 +52,14 @@ impl Ends {
     /// Embeddings `[N, dim]`.
     pub(crate) fn embed(&self, start: &Start) -> Tensor {
         let x = self.embedding.take(&Tensor::from_u32(&start.tokens, [start.tokens.len()]));
-        let x = self.spec.embed_scale.map_or(x.clone(), |scale| x.scale(scale));
-        self.embed_norm.as_ref().map_or(x.clone(), |norm| norm.forward(&x))
+        let x = match self.spec.embed_scale {
+            Some(scale) => x.scale(scale),
+            None => x,
+        };
+        match &self.embed_norm {
+            Some(norm) => norm.forward(&x),
+            None => x,
+        }
     }
 
     /// The norm after the last layer.

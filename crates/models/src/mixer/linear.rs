@@ -53,13 +53,12 @@ impl LinearAttention {
         let (rows, inner) = (x.shape()[0], heads * size);
         let (cos, sin) = &pass.tables[self.rotation];
         let all = self.qkv.forward(x);
-        let mut parts = [0, 1, 2].map(|part| all.clone().slice(1, part * inner, inner).reshape([rows, heads, size]));
-        for part in 0..2 {
-            let normed = self.norms.as_ref().map_or(parts[part].clone(), |norms| norms[part].forward(&parts[part]));
-            parts[part] = normed.rope(cos, sin, self.spec.rope.traditional);
-        }
-        let [q, k, v] = parts;
-        let q = q.scale((size as f32).powf(-0.5));
+        let [q, k, v] = [0, 1, 2].map(|part| all.clone().slice(1, part * inner, inner).reshape([rows, heads, size]));
+        let turned = |x: Tensor, which: usize| {
+            let x = self.norms.as_ref().map_or(x.clone(), |norms| norms[which].forward(&x));
+            x.rope(cos, sin, self.spec.rope.traditional)
+        };
+        let (q, k) = (turned(q, 0).scale((size as f32).powf(-0.5)), turned(k, 1));
         let y = each_span(spans, [q, k, v], |[q, k, v], span| {
             let count = q.shape()[0];
             let step = Tensor::from_f32(&vec![1.0; count * heads], [count, heads]);
