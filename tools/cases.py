@@ -23,11 +23,12 @@ ROUTED = {
 
 
 def case(kind, original=None, **keys):
-    return {"config": {"model_type": kind, **BASE, **keys}, "original": original}
+    return bare(kind, original, **{**BASE, **keys})
 
 
-def bare(kind, original=None, **keys):
-    return {"config": {"model_type": kind, **keys}, "original": original}
+def bare(kind, original=None, one_by_one=False, **keys):
+    """`one_by_one`: the reference reads one token at a time and no more."""
+    return {"config": {"model_type": kind, **keys}, "original": original, "one_by_one": one_by_one}
 
 
 def unstacked(prefix=".mlp.switch_mlp.", to=".mlp.experts.", names=None):
@@ -47,6 +48,20 @@ def unstacked(prefix=".mlp.switch_mlp.", to=".mlp.experts.", names=None):
         return stored
 
     return original
+
+
+def chain_names(original, *renames):
+    """The same, and then other names."""
+
+    def renamed(config, weights):
+        stored = {}
+        for key, value in original(config, weights).items():
+            for new, old in renames:
+                key = key.replace(new, old)
+            stored[key] = value
+        return stored
+
+    return renamed
 
 
 def joined_columns(prefix, to):
@@ -269,6 +284,39 @@ CASES = {
     "spark2_5": case("spark2_5", head_dim=16, sliding_window=16, num_hidden_layers=4, tie_word_embeddings=True,
                      rope_parameters={"sliding_attention": {"rope_theta": 500.0, "partial_rotary_factor": 0.5},
                                       "full_attention": {"rope_theta": 10000.0}}),
+    "lille-130m": bare("lille-130m", block_size=512, layer_norm_eps=1e-4, n_embd=96, n_head=6, n_kv_heads=2, n_layer=2,
+                       rope_theta=10000.0),
+    "nanochat": bare("nanochat", hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                     max_position_embeddings=512, intermediate_size=96, rope_theta=500.0),
+    "muse_glimmer": case("muse_glimmer", head_dim=16, num_hidden_layers=4, sliding_window=16, post_norm_eps=0.01),
+    "muse_glimmer-nested": {"config": {"model_type": "muse_glimmer", "text_config": {**BASE, "vocab_size": 512, "head_dim": 24,
+                            "model_type": "muse_glimmer_text", "num_hidden_layers": 3, "sliding_window": 16,
+                            "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+                            "layer_rope_theta": [0, 500.0, 0], "rope_parameters": {"rope_theta": 500.0},
+                            "final_logit_softcapping": 7.0}}, "original": nested},
+    "phixtral": bare("phixtral", unstacked(".moe.switch_mlp.", ".moe.mlp."), num_vocab=512, model_dim=64, num_heads=4,
+                     num_layers=2, rotary_dim=8, num_experts_per_tok=2, num_local_experts=4),
+    "laguna": case("laguna", chain_names(unstacked(), (".mlp.gate.proj.", ".mlp.gate."), (".mlp.gate.e_score",
+                   ".mlp.experts.e_score")), head_dim=16, num_hidden_layers=3, sliding_window=16, qkv_bias=True,
+                   layer_types=["full_attention", "sliding_attention", "sliding_attention"], num_experts=6,
+                   num_attention_heads_per_layer=[4, 6, 2], num_experts_per_tok=2, moe_intermediate_size=32,
+                   shared_expert_intermediate_size=48, moe_routed_scaling_factor=1.5,
+                   moe_router_score_func="sqrtsoftplus", rope_parameters={"full_attention": {"rope_type": "yarn",
+                   "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 4.0,
+                   "partial_rotary_factor": 0.5}, "sliding_attention": {"rope_theta": 500.0}}),
+    "Klear": case("Klear", unstacked(".mlp.experts.", ".mlp.experts."), attention_bias=True, mlp_only_layers=[0],
+                  num_experts=4, num_experts_per_tok=2, decoder_sparse_step=1, n_shared_experts=2,
+                  moe_intermediate_size=32, norm_topk_prob=True, num_hidden_layers=3),
+    "dbrx": bare("dbrx", d_model=64, n_layers=2, n_heads=4, ffn_config={"ffn_hidden_size": 32, "moe_num_experts": 4,
+                 "moe_top_k": 2}, attn_config={"kv_n_heads": 2, "clip_qkv": 0.8, "rope_theta": 500.0}),
+    "plamo": case("plamo", n_shared_head=3, num_attention_heads=6, hidden_size=96),
+    "iquestloopcoder": case("iquestloopcoder", head_dim=24, loop_window_size=16, attention_bias=True),
+    "nanbeige": case("nanbeige", num_loops=3, rope_scaling=LLAMA3, attention_bias=True, head_dim=24),
+    "nanbeige-weights": case("nanbeige", loop_loss_weights=[0.5], skip_loop_final_norm=True, tie_word_embeddings=True),
+    "olmo": bare("olmo", d_model=64, n_layers=2, mlp_hidden_size=192, n_heads=4, vocab_size=500, embedding_size=512,
+                 one_by_one=True),
+    "olmo-tied": bare("olmo", one_by_one=True, d_model=64, n_layers=2, mlp_hidden_size=96, n_heads=4, vocab_size=500, embedding_size=512,
+                      weight_tying=True, rope_traditional=True, rope_theta=500.0),
     # Small enough to be part of the repository.
     "small-sinks": bare("gpt_oss", **SMALL, num_local_experts=4, num_experts_per_tok=2, head_dim=8, sliding_window=16),
     "small-chunks": {"config": {"model_type": "llama4", "text_config": {**SMALL, "model_type": "llama4_text",

@@ -69,6 +69,26 @@ def renamed(*pairs):
     return original
 
 
+def multiplied(config, weights):
+    """Weights without the factors that a conversion multiplies in, all powers of two, and kernels as PyTorch has them."""
+    inner, shared = config["mamba_d_ssm"], config["mamba_n_groups"] * config["mamba_d_state"]
+    sizes = [inner, inner, shared, shared, config["mamba_n_heads"]]
+    parts = mx.concatenate([mx.full((n, 1), m) for n, m in zip(sizes, config["ssm_multipliers"])])
+    factors = {"embed_tokens": config["embedding_multiplier"], "lm_head": config["lm_head_multiplier"],
+               "q_proj": config["attention_in_multiplier"], "k_proj": config["attention_in_multiplier"],
+               "o_proj": config["attention_out_multiplier"], "out_proj": config["ssm_out_multiplier"],
+               "gate_proj": config["mlp_multipliers"][0], "down_proj": config["mlp_multipliers"][1],
+               "in_proj": config["ssm_in_multiplier"] * parts}
+    stored = {}
+    for key, value in convolutions(config, weights).items():
+        factor = factors.get(key.split(".")[-2]) if key.endswith(".weight") else None
+        stored[key] = value if factor is None else (value.astype(mx.float32) / factor).astype(value.dtype)
+    return stored
+
+
+HALVES = {"embedding_multiplier": 4.0, "lm_head_multiplier": 0.125, "attention_in_multiplier": 2.0,
+          "attention_out_multiplier": 0.5, "ssm_in_multiplier": 2.0, "ssm_out_multiplier": 0.25,
+          "mlp_multipliers": [0.5, 0.25], "ssm_multipliers": [0.5, 0.25, 2.0, 4.0, 0.125]}
 LATENT = {"kv_lora_rank": 32, "q_lora_rank": 24, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 24,
           "num_key_value_heads": 4}
 MAMBA2 = {"mamba_n_heads": 6, "mamba_d_head": 16, "mamba_proj_bias": True, "mamba_d_state": 24, "mamba_d_conv": 4,
@@ -77,12 +97,23 @@ DELTA = {"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_hea
          "linear_conv_kernel_dim": 4, "full_attention_interval": 2, "head_dim": 16}
 GRANITE = {"embedding_multiplier": 3.0, "attention_multiplier": 0.2, "logits_scaling": 4.0, "residual_multiplier": 0.4,
            "layer_types": ["mamba", "attention", "mamba"], "attention_bias": False}
+LING = {"moe_intermediate_size": 32, "num_experts": 8, "num_experts_per_tok": 2, "num_shared_experts": 1,
+        "first_k_dense_replace": 1, "layer_group_size": 3, "group_norm_size": 4, "partial_rotary_factor": 0.5,
+        "num_hidden_layers": 5}
+LONGCAT = {"attention_method": "MLA", "zero_expert_type": "identity", "ffn_hidden_size": 96, "moe_topk": 3,
+           "expert_ffn_hidden_size": 32, "n_routed_experts": 4, "zero_expert_num": 2, "num_layers": 2,
+           "routed_scaling_factor": 1.5, "mla_scale_q_lora": True, "mla_scale_kv_lora": True, "attention_bias": False}
 MIXED = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 48}
 
 CASES = {
     "lfm2": bare("lfm2", convolutions, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
                  max_position_embeddings=512, norm_eps=1e-4, conv_bias=False, conv_L_cache=4, block_dim=64, block_ff_dim=100,
                  block_multiple_of=16, block_ffn_dim_multiplier=1.3, block_auto_adjust_ff_dim=True, full_attn_idxs=[1]),
+    "lfm2-vl": {"config": {"model_type": "lfm2-vl", "text_config": {"model_type": "lfm2", "vocab_size": 512, "hidden_size": 64,
+                "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "norm_eps": 1e-4,
+                "max_position_embeddings": 512, "conv_bias": True, "conv_L_cache": 3, "block_dim": 64, "block_ff_dim": 96,
+                "block_multiple_of": 32, "block_ffn_dim_multiplier": 1.0, "block_auto_adjust_ff_dim": False,
+                "layer_types": ["conv", "full_attention", "conv"]}}, "original": None},
     "lfm2_moe": bare("lfm2_moe", chain(convolutions, unstacked(".feed_forward.switch_mlp.", ".feed_forward.experts.",
                      {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"})),
                      hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
@@ -117,7 +148,7 @@ CASES = {
     "falcon_h1": case("falcon_h1", head_dim=16, mamba_d_ssm=96, mamba_n_heads=6, mamba_d_head=16, mamba_d_state=24,
                       mamba_n_groups=2, mamba_proj_bias=True, projectors_bias=True, mlp_bias=True, attention_bias=True,
                       mamba_rms_norm=False, tie_word_embeddings=True),
-    "falcon_h1-norm": case("falcon_h1", head_dim=16, mamba_d_ssm=96, mamba_n_heads=6, mamba_d_head=16, mamba_d_state=24,
+    "falcon_h1-norm": case("falcon_h1", multiplied, **HALVES, head_dim=16, mamba_d_ssm=96, mamba_n_heads=6, mamba_d_head=16, mamba_d_state=24,
                            mamba_n_groups=2, mamba_rms_norm=True, mamba_norm_before_gate=True, tie_word_embeddings=False),
     "qwen3_next": case("qwen3_next", chain(convolutions, distances, unstacked()), **DELTA, **MIXED, decoder_sparse_step=1,
                        mlp_only_layers=[], partial_rotary_factor=0.5, num_hidden_layers=4, attention_bias=True),
@@ -180,6 +211,22 @@ CASES = {
                      "original_max_position_embeddings": 16, "llama_4_scaling_beta": 0.2}),
     "olmo_hybrid": case("olmo_hybrid", convolutions, **{k: v for k, v in DELTA.items() if k != "full_attention_interval"},
                         linear_allow_neg_eigval=True, tie_word_embeddings=False, attention_bias=True, num_hidden_layers=4),
+    "bailing_moe_linear": case("bailing_moe_linear", unstacked(), **LING, num_attention_heads=6, num_key_value_heads=2,
+                               hidden_size=96, norm_topk_prob=True, head_dim=24, use_qk_norm=True, use_qkv_bias=True,
+                               score_function="sigmoid", n_group=4, topk_group=2, moe_router_enable_expert_bias=True,
+                               routed_scaling_factor=2.0),
+    "bailing_moe_linear-plain": case("bailing_moe_linear", **LING, norm_topk_prob=False, use_bias=True,
+                                     rope_traditional=True, tie_word_embeddings=True),
+    "bailing_hybrid": case("bailing_hybrid", chain(joined_latents, unstacked()), **LING, **LATENT, head_dim=24,
+                           n_group=4, topk_group=2, routed_scaling_factor=2.0),
+    "longcat_flash": case("longcat_flash", chain(joined_latents, unstacked()), **LATENT, **LONGCAT),
+    "longcat_flash-plain": case("longcat_flash", **LATENT, **{**LONGCAT, "router_bias": True, "norm_topk_prob": True,
+                                "attention_bias": True, "zero_expert_num": 0}),
+    "longcat_flash_ngram": case("longcat_flash_ngram", chain(joined_latents, unstacked()), **LATENT, **LONGCAT,
+                                ngram_vocab_size_ratio=3, emb_neighbor_num=3, emb_split_num=2),
+    "bailing_moe_v3": case("bailing_hybrid", chain(joined_latents, unstacked(), convolutions), **{**LING,
+                           "partial_rotary_factor": 1.0}, **LATENT, architectures=["BailingMoeV3ForCausalLM"], head_dim=24,
+                           moe_shared_expert_intermediate_size=40, n_group=4, topk_group=2, kda_lower_bound=-2.0),
     # Sizes that a quantized cache takes, and a prompt long enough to have keys and values computed.
     "deepseek_v3-wide": case("deepseek_v3", chain(joined_latents, unstacked()), **{**LATENT, "kv_lora_rank": 48,
                              "qk_rope_head_dim": 16}, **ROUTED, rope_traditional=True),

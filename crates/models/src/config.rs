@@ -364,7 +364,7 @@ impl Common {
         if !(base.is_finite() && base > 0.0) {
             return Err(Error::invalid(format!("config.json: rope_theta is {base}, which is no base")));
         }
-        Ok(Rope { dims, base, traditional: self.rope_traditional, scaling: RopeScaling::None })
+        Ok(Rope { dims, base, traditional: self.rope_traditional, backwards: false, scaling: RopeScaling::None })
     }
 
     /// The rotation of whole heads whose base `rope_scaling.alpha` raises.
@@ -396,6 +396,7 @@ impl Common {
             projection: Projection::Separate,
             qkv_bias: self.attention_bias,
             out_bias: self.attention_bias,
+            clip: None,
             qk_norm: None,
             v_norm: None,
             keys_of: None,
@@ -418,6 +419,7 @@ impl Common {
             residual: Residual::PreNorm,
             scales: [1.0; 2],
             norm: self.norm(),
+            after: None,
         }
     }
 
@@ -484,6 +486,7 @@ impl Common {
             vocab: self.vocab_size,
             dim: self.hidden_size,
             embed_scale: None,
+            embed_norm: None,
             layers: (0..self.num_hidden_layers).map(layer).map(|l| l.and_then(checked)).collect::<Result<_>>()?,
             norm: self.norm(),
             positions: None,

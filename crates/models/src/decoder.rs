@@ -97,7 +97,9 @@ struct Layer {
 
 impl Layer {
     fn load(spec: &spec::Layer, w: &Scope<'_>, dim: usize, plan: &mut Plan) -> Result<Self> {
-        let norm = |name: Option<&str>| name.map(|name| Norm::load(spec.norm, w, name, dim)).transpose();
+        let load = |kind, name: Option<&str>| name.map(|name| Norm::load(kind, w, name, dim)).transpose();
+        let norm = |name: Option<&str>| load(spec.norm, name);
+        let ends = spec.after.unwrap_or([spec.norm; 2]);
         let first = if w.at("norm").has("weight") { "norm" } else { "input_layernorm" };
         let [attention, before, after] =
             ["post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"];
@@ -111,7 +113,7 @@ impl Layer {
         let mixer = match &spec.mixer {
             Some(mixer) => {
                 let work = Mixer::load(mixer, w, dim, plan)?;
-                Some(Half { before: norm(one)?, work, after: norm(two)?, scale: spec.scales[0] })
+                Some(Half { before: norm(one)?, work, after: load(ends[0], two)?, scale: spec.scales[0] })
             }
             None => None,
         };
@@ -121,7 +123,7 @@ impl Layer {
                 let alone = mixer.is_none() && w.at(first).has("weight");
                 let before = norm(three.map(|name| if alone { first } else { name }))?;
                 let work = Mlp::load(mlp, &w.first(&["mlp", "mixer"]), dim)?;
-                Some(Half { before, work, after: norm(four)?, scale: spec.scales[1] })
+                Some(Half { before, work, after: load(ends[1], four)?, scale: spec.scales[1] })
             }
             None => None,
         };
@@ -176,11 +178,6 @@ impl Decoder {
     /// # Errors
     /// For a tensor that is missing, of another shape, or left over.
     pub fn load(spec: spec::Decoder, weights: Weights, mut progress: impl FnMut(usize, usize)) -> Result<Self> {
-        if spec.converted_only && !weights.root().converted() {
-            let message =
-                "original files of this family are not supported: take a checkpoint that was converted for MLX";
-            return Err(Error::unsupported(message));
-        }
         let body = weights.root().at("model");
         let positions = match spec.positions {
             Some(0) => return Err(Error::invalid("config.json: a table of no positions")),

@@ -3,7 +3,6 @@
 use mlxengine_tensor::Tensor;
 use smallvec::SmallVec;
 
-use crate::Result;
 use crate::decoder::Span;
 use crate::linear::{Embedding, Linear};
 use crate::mixer::{Pass, Plan};
@@ -11,12 +10,14 @@ use crate::norm::Norm;
 use crate::rope::{Rotation, Tables};
 use crate::spec::{Decoder, Head};
 use crate::weights::Weights;
+use crate::{Error, Result};
 
 /// The embedding, the last norm and the head.
 #[derive(Debug)]
 pub(crate) struct Ends {
     pub(crate) spec: Decoder,
     embedding: Embedding,
+    embed_norm: Option<Norm>,
     norm: Norm,
     /// `lm_head`, unless the embedding serves.
     head: Option<Linear>,
@@ -25,8 +26,14 @@ pub(crate) struct Ends {
 impl Ends {
     pub(crate) fn load(spec: Decoder, weights: &Weights) -> Result<Self> {
         let root = weights.root();
+        if spec.converted_only && !root.converted() {
+            let message =
+                "original files of this family are not supported: take a checkpoint that was converted for MLX";
+            return Err(Error::unsupported(message));
+        }
         let body = root.at("model");
         let embedding = body.embedding("embed_tokens", [spec.vocab, spec.dim])?;
+        let embed_norm = spec.embed_norm.map(|norm| Norm::load(norm, &body, "embed_norm", spec.dim)).transpose()?;
         let norm = Norm::load(spec.norm, &body, "norm", spec.dim)?;
         let own = match spec.head {
             Head::Tied => false,
@@ -39,14 +46,18 @@ impl Ends {
             root.ignore("lm_head", "the embedding serves as the head");
             root.adapted_head("lm_head", &embedding)?
         };
-        Ok(Self { spec, embedding, norm, head })
+        Ok(Self { spec, embedding, embed_norm, norm, head })
     }
 
     /// Embeddings `[N, dim]`.
     pub(crate) fn embed(&self, start: &Start) -> Tensor {
         let x = self.embedding.take(&Tensor::from_u32(&start.tokens, [start.tokens.len()]));
-        match self.spec.embed_scale {
+        let x = match self.spec.embed_scale {
             Some(scale) => x.scale(scale),
+            None => x,
+        };
+        match &self.embed_norm {
+            Some(norm) => norm.forward(&x),
             None => x,
         }
     }

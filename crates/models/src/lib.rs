@@ -19,8 +19,10 @@ mod mlp;
 mod norm;
 mod per_layer;
 mod rope;
+mod rounding;
 pub mod spec;
 pub mod state;
+mod streams;
 pub mod weights;
 
 pub use adapters::{Adapter, AdapterReport, Fusion, Loss};

@@ -62,6 +62,13 @@ pub struct ExpertLinear {
 }
 
 impl ExpertLinear {
+    /// Each slot's row by the map of its number: `x [T, E, K] -> [T, E, N]`.
+    pub(crate) fn by_slot(&self, x: &Tensor) -> Tensor {
+        let [count, slots] = [x.shape()[0], x.shape()[1]];
+        let ids: Vec<u32> = (0..count * slots).map(|i| (i % slots) as u32).collect();
+        self.forward(x, &Tensor::from_u32(&ids, [count, slots]))
+    }
+
     /// Each slot's row by its expert: `x [T, K]` or `[T, S, K]`, `ids [T, S]`, `-> [T, S, N]`.
     pub fn forward(&self, x: &Tensor, ids: &Tensor) -> Tensor {
         let y = match &self.factors {

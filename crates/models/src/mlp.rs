@@ -5,7 +5,7 @@ use mlxengine_tensor::{Binary, Reduce, Tensor, Unary};
 use crate::Result;
 use crate::linear::{ExpertLinear, Linear};
 use crate::norm::Norm;
-use crate::spec::{self, Gate, Groups, Projection, Scores};
+use crate::spec::{self, Gate, Groups, Projection, Scores, SharedGate};
 use crate::weights::Scope;
 
 #[derive(Debug)]
@@ -81,8 +81,14 @@ impl Unit {
             spec::Unit::Gated(spec::Gated { hidden, act, projection, bias }) => {
                 let [gate, up] = match projection {
                     // Some original files join what converted ones keep apart.
-                    _ if w.at("gate_up_proj").has_weight() => w.joined("gate_up_proj", dim, [hidden; 2], bias)?,
+                    _ if projection != Projection::UpFirst && w.at("gate_up_proj").has_weight() => {
+                        w.joined("gate_up_proj", dim, [hidden; 2], bias)?
+                    }
                     Projection::Joined => w.joined("gate_up_proj", dim, [hidden; 2], bias)?,
+                    Projection::UpFirst => {
+                        let [up, gate] = w.joined("gate_up_proj", dim, [hidden; 2], bias)?;
+                        [gate, up]
+                    }
                     _ => [w.linear("gate_proj", [dim, hidden], bias)?, w.linear("up_proj", [dim, hidden], bias)?],
                 };
                 (Up::Gated { gate, up, act }, hidden, bias)
@@ -126,10 +132,10 @@ fn gated(act: Gate, gate: Tensor, up: Tensor) -> Tensor {
             let kept = centred.binary(Binary::Sub, &deviation.scale(deviations)).unary(Unary::Relu);
             kept.glu(Unary::GeluTanh, &up)
         }
-        Gate::ClampedSwish { alpha, limit } => {
+        Gate::ClampedSwish { alpha, limit, shift } => {
             let gate = bound(gate, Binary::Min, limit);
             let swish = gate.clone().scale(alpha).unary(Unary::Sigmoid).mul(&gate);
-            clip(up, limit).add(&Tensor::from_f32(&[1.0], [1])).mul(&swish)
+            clip(up, limit).add(&Tensor::from_f32(&[shift], [1])).mul(&swish)
         }
     }
 }
@@ -198,9 +204,11 @@ impl Experts {
         let (mut shared, mut shared_gate) = (None, None);
         if let Some(spec) = &spec.shared {
             shared = Some(Unit::load(&spec.unit, &w.at("shared_expert"), dim)?);
-            if spec.gate {
-                shared_gate = Some(w.linear("shared_expert_gate", [dim, 1], false)?);
-            }
+            shared_gate = match spec.gate {
+                Some(SharedGate::Own) => Some(w.linear("shared_expert_gate", [dim, 1], false)?),
+                Some(SharedGate::Balance) => Some(w.linear("coefficient", [dim, 2], true)?),
+                None => None,
+            };
         }
         let latent = spec.latent.map(|latent| Latent::load(latent, w, dim)).transpose()?;
         let inner = spec.latent.map_or(dim, |latent| latent.dim);
@@ -222,10 +230,13 @@ impl Experts {
         }
         let Some(shared) = &self.shared else { return y };
         let z = shared.forward(x);
-        y.add(&match &self.shared_gate {
-            Some(gate) => z.mul(&gate.forward(x).unary(Unary::Sigmoid)),
-            None => z,
-        })
+        let Some(gate) = &self.shared_gate else { return y.add(&z) };
+        let gate = gate.forward(x);
+        if gate.shape()[1] == 1 {
+            return y.add(&z.mul(&gate.unary(Unary::Sigmoid)));
+        }
+        let [chosen, shared] = [0, 1].map(|part| gate.clone().softmax().slice(1, part, 1));
+        y.mul(&chosen).add(&z.mul(&shared))
     }
 }
 
@@ -260,16 +271,17 @@ fn halves(both: Tensor, turns: bool) -> [Tensor; 2] {
     })
 }
 
+/// Who picks experts.
 #[derive(Debug)]
-struct Router {
-    linear: Linear,
+pub(crate) struct Router {
+    pub(crate) linear: Linear,
     correction: Option<Tensor>,
     active: usize,
     spec: spec::Router,
 }
 
 impl Router {
-    fn load(spec: &spec::Experts, w: &Scope<'_>, dim: usize) -> Result<Self> {
+    pub(crate) fn load(spec: &spec::Experts, w: &Scope<'_>, dim: usize) -> Result<Self> {
         let linear = w.linear("gate", [dim, spec.count], spec.router.bias)?;
         let correction = match spec.router.correction {
             true => Some(w.at("gate").vector("e_score_correction_bias", spec.count)?),
@@ -279,7 +291,7 @@ impl Router {
     }
 
     /// The experts of each row and their shares, both `[N, active]`.
-    fn choose(&self, x: &Tensor) -> (Tensor, Tensor) {
+    pub(crate) fn choose(&self, x: &Tensor) -> (Tensor, Tensor) {
         let logits = self.linear.forward(x);
         let spec = self.spec;
         if let Scores::Near { distance } = spec.scores {
@@ -294,6 +306,7 @@ impl Router {
         } else {
             let scores = match spec.scores {
                 Scores::Softmax => logits.softmax(),
+                Scores::RootSoftplus => logits.unary(Unary::Softplus).unary(Unary::Sqrt),
                 Scores::Sigmoid | Scores::Near { .. } => logits.unary(Unary::Sigmoid),
             };
             let mut rank = scores.clone();

@@ -45,13 +45,14 @@ impl Rotation {
         let fill = |function: fn(f32) -> f32| {
             Tensor::f32_with([rows, half], |out| {
                 let mut rows = out.chunks_exact_mut(half);
+                let sign = if self.spec.backwards { -1.0 } else { 1.0 };
                 for (first, count) in spans.clone() {
                     let grown = self.grown(first + count);
                     let frequencies = grown.as_deref().unwrap_or(&self.frequencies);
                     for position in first..first + count {
                         let row = rows.next().expect("one row a position");
                         for (x, frequency) in row.iter_mut().zip(frequencies) {
-                            *x = self.mscale * function(position as f32 * frequency);
+                            *x = self.mscale * function(position as f32 * frequency * sign);
                         }
                     }
                 }

@@ -7,11 +7,12 @@ mod mixer;
 mod mlp;
 
 pub use mixer::{
-    BlockSparse, DeltaProjection, GateNorm, GatedDelta, Indexer, KeyedDecay, KeyedDelta, Latent, Mixer,
-    ScalarStateSpace, ShortConv, StateSpace,
+    BlockSparse, DeltaProjection, GateNorm, GatedDelta, Indexer, KeyedDecay, KeyedDelta, Latent, LinearAttention,
+    Mixer, ScalarStateSpace, ShortConv, StateSpace,
 };
 pub use mlp::{
-    ExpertLatent, Experts, Gate, Gated, Groups, JoinedExperts, Learned, Mlp, Plain, Router, Scores, Shared, Unit,
+    ExpertLatent, Experts, Gate, Gated, Groups, JoinedExperts, Learned, Mlp, Plain, Router, Scores, Shared, SharedGate,
+    Unit,
 };
 
 /// A whole decoder.
@@ -23,6 +24,8 @@ pub struct Decoder {
     pub dim: usize,
     /// Multiplies the embeddings.
     pub embed_scale: Option<f32>,
+    /// On the embeddings after that: `embed_norm`.
+    pub embed_norm: Option<Norm>,
     /// The layers, first to last.
     pub layers: Vec<Layer>,
     /// After the last layer.
@@ -77,6 +80,8 @@ pub struct Layer {
     pub scales: [f32; 2],
     /// The norm used around them.
     pub norm: Norm,
+    /// The norms after each half, where they are not like that before it.
+    pub after: Option<[Norm; 2]>,
 }
 
 /// Softmax attention with grouped queries.
@@ -96,6 +101,8 @@ pub struct Attention {
     pub qkv_bias: bool,
     /// Whether the output projection has a bias.
     pub out_bias: bool,
+    /// Largest magnitude of queries, keys and values as they are projected.
+    pub clip: Option<f32>,
     /// Norms of queries and keys: `q_norm`, `k_norm`.
     pub qk_norm: Option<QkNorm>,
     /// The norm of each value head, without weights.
@@ -125,6 +132,8 @@ pub struct Attention {
 pub enum HeadGate {
     /// `sigmoid(g_proj(x))`, one number a head.
     Head,
+    /// `softplus(g_proj(x))`, one number a head.
+    HeadSoftplus,
     /// `sigmoid(gate_proj(x))`, one number each.
     Each,
     /// `sigmoid` of what `q_proj` gives after each head's query, one number each.
@@ -189,8 +198,12 @@ impl Temperature {
 pub enum Projection {
     /// One matrix each: `q_proj`, `k_proj`, `v_proj`; `gate_proj`, `up_proj`.
     Separate,
+    /// The same, but the queries of each key head lie as many heads apart as there are key heads.
+    Apart,
     /// Rows after one another in one matrix: `qkv_proj`; `gate_up_proj`.
     Joined,
+    /// The same, but what is gated comes before the gate.
+    UpFirst,
     /// Of each key head after one another: its queries, its key, its value, in `qkv_proj`.
     Grouped,
     /// `q_proj`, and `k_proj` for keys and values both.
@@ -265,6 +278,8 @@ pub struct Rope {
     pub base: f32,
     /// Pairs are neighbours instead of halves.
     pub traditional: bool,
+    /// Turns the other way: by the negative angles.
+    pub backwards: bool,
     /// How the frequencies are stretched for longer contexts.
     pub scaling: RopeScaling,
 }

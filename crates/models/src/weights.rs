@@ -2,6 +2,7 @@
 
 mod adapted;
 mod experts;
+mod groups;
 mod latent;
 mod names;
 mod packed;
@@ -150,6 +151,17 @@ impl Weights {
             adapter: None,
             record: RefCell::default(),
         })
+    }
+
+    /// The same, with those tensors changed for which `change`, given a canonical name, has something else.
+    #[must_use]
+    pub(crate) fn changed(mut self, change: impl Fn(&str, &Tensor) -> Option<Tensor>) -> Self {
+        for (name, entry) in &mut self.tensors {
+            if let Some(tensor) = change(name, &entry.tensor) {
+                entry.tensor = tensor;
+            }
+        }
+        self
     }
 
     /// The scope of the whole checkpoint.

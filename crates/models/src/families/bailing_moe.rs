@@ -3,16 +3,18 @@
 use serde::Deserialize;
 use serde_json::json;
 
+use super::bailing_moe_linear::keys;
 use crate::config::{Common, Mixture};
-use crate::spec::{Attention, Decoder, Experts, Gated, Projection, Router, Scores, Shared, Unit};
+use crate::spec::{Attention, Decoder, Experts, Gated, Mlp, Projection, Router, Scores, Shared, Unit};
 use crate::{Config, Result};
 
 #[derive(Deserialize)]
-struct Own {
+pub(super) struct Own {
     num_experts: Option<usize>,
     num_shared_experts: usize,
     first_k_dense_replace: usize,
-    use_qk_norm: Option<bool>,
+    #[serde(default)]
+    pub(super) use_qk_norm: bool,
     rotary_dim: Option<usize>,
     moe_router_enable_expert_bias: Option<bool>,
     score_function: Option<String>,
@@ -21,7 +23,11 @@ struct Own {
 }
 
 impl Own {
-    fn experts(&self, c: &Common, mixture: &Mixture) -> Result<Experts> {
+    /// What works in layer `index`.
+    pub(super) fn mlp(&self, c: &Common, mixture: &Mixture, index: usize) -> Result<Mlp> {
+        if self.num_experts.is_none() || index < self.first_k_dense_replace {
+            return c.mlp();
+        }
         let experts = mixture.experts(c)?;
         let unit = Gated { hidden: experts.unit.hidden(), ..c.gated()? };
         let hidden = self.moe_shared_expert_intermediate_size.filter(|size| *size > 0).unwrap_or(unit.hidden);
@@ -33,15 +39,13 @@ impl Own {
             correction: self.moe_router_enable_expert_bias.unwrap_or(false),
             ..experts.router
         };
-        let shared = shared.then_some(Shared { unit: beside, gate: false });
-        Ok(Experts { unit: Unit::Gated(unit), shared, router, ..experts })
+        let shared = shared.then_some(Shared { unit: beside, gate: None });
+        Experts { unit: Unit::Gated(unit), shared, router, ..experts }.checked()
     }
 }
 
 pub(super) fn decoder(config: &Config) -> Result<Decoder> {
-    let biases = [("attention_bias", "use_qkv_bias"), ("mlp_bias", "use_bias")];
-    let config = config.without(&["head_dim", "attention_bias", "mlp_bias", "topk_method"]).aliases(&biases);
-    let config = config.or("topk_group", 4);
+    let config = keys(config).without(&["head_dim"]);
     // The reference divides the head's rows at loading, even those of a converted checkpoint.
     config.only("norm_head", &json!(false))?;
     let (c, own, mixture): (_, Own, _) = (config.common()?, config.read()?, Mixture::read(&config)?);
@@ -53,22 +57,22 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
         let attention = Attention {
             projection: Projection::Joined,
             out_bias: c.mlp_bias,
-            qk_norm: own.use_qk_norm.unwrap_or(false).then_some(c.norm().into()),
+            qk_norm: own.use_qk_norm.then_some(c.norm().into()),
             rope: Some(rope.clone()),
             ..c.attention()?
         };
-        let sparse = own.num_experts.is_some() && index >= own.first_k_dense_replace;
-        Ok(c.layer(attention, if sparse { own.experts(&c, &mixture)?.checked()? } else { c.mlp()? }))
+        Ok(c.layer(attention, own.mlp(&c, &mixture, index)?))
     })?;
     Ok(Decoder { renames: RENAMES, ..decoder })
 }
 
-const RENAMES: &[(&str, &str)] = &[
+pub(super) const RENAMES: &[(&str, &str)] = &[
     ("^model.word_embeddings.", "^model.embed_tokens."),
-    (".attention.query_key_value.", ".self_attn.qkv_proj."),
-    (".attention.dense.", ".self_attn.o_proj."),
-    (".attention.query_layernorm.", ".self_attn.q_norm."),
-    (".attention.key_layernorm.", ".self_attn.k_norm."),
+    (".attention.", ".self_attn."),
+    (".query_key_value.", ".qkv_proj."),
+    (".self_attn.dense.", ".self_attn.o_proj."),
+    (".query_layernorm.", ".q_norm."),
+    (".key_layernorm.", ".k_norm."),
     (".mlp.gate.gate_proj.", ".mlp.gate."),
     (".mlp.gate.expert_bias", ".mlp.gate.e_score_correction_bias"),
     Mixture::SHARED,

@@ -39,7 +39,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let shared = own
         .moe_num_shared_experts
         .filter(|count| *count > 0)
-        .map(|count| Shared { unit: Unit::Gated(Gated { hidden: hidden.saturating_mul(count), ..unit }), gate: false });
+        .map(|count| Shared { unit: Unit::Gated(Gated { hidden: hidden.saturating_mul(count), ..unit }), gate: None });
     let router = Router { scores, ..Router::softmax(true) };
     let experts = Experts { shared, ..Experts::new([own.moe_num_experts, own.moe_k.unwrap_or(1)], unit, router) };
     let first = numbers(own.moe_layer_start_index.as_ref()).min().unwrap_or(0);

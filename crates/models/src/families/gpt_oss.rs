@@ -24,7 +24,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
         c.layer_types = Some(turns.take(c.num_hidden_layers).map(str::to_owned).collect());
     }
     let rope = c.rope(150_000.0)?;
-    let unit = Gated { act: Gate::ClampedSwish { alpha: 1.702, limit: 7.0 }, bias: true, ..c.gated()? };
+    let unit = Gated { act: Gate::ClampedSwish { alpha: 1.702, limit: 7.0, shift: 1.0 }, bias: true, ..c.gated()? };
     let router = Router { bias: true, ..Router::softmax(true) };
     let experts = Experts {
         joined: JoinedExperts::TurnsOfColumns,

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::kimi_linear;
 use crate::config::within;
-use crate::spec::{Decoder, ExpertLatent, Gate, KeyedDecay, Mixer, Mlp, Norm, Unit};
+use crate::spec::{Decoder, ExpertLatent, Gate, HeadGate, KeyedDecay, Mixer, Mlp, Norm, Unit};
 use crate::{Config, Error, Result};
 
 #[derive(Deserialize)]
@@ -53,7 +53,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     for layer in &mut decoder.layers {
         match &mut layer.mixer {
             Some(Mixer::Latent(latent)) => {
-                (latent.query_rank, latent.gate) = (query_rank, keys.mla_use_output_gate);
+                (latent.query_rank, latent.gate) = (query_rank, keys.mla_use_output_gate.then_some(HeadGate::Each));
                 latent.norm = Norm { eps: 1e-6, ..latent.norm };
             }
             Some(Mixer::KeyedDelta(delta)) => {

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::spec::{Attention, Decoder, Gated, Layer, Mixer, ShortConv};
+use crate::spec::{Attention, Decoder, Gated, Head, Layer, Mixer, ShortConv};
 use crate::{Config, Error, Result};
 
 #[derive(Deserialize)]
@@ -50,6 +50,11 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
         Ok(Layer { mixer: Some(mixer), ..c.layer(attention, mlp.into()) })
     })?;
     Ok(Decoder { renames: RENAMES, ..decoder })
+}
+
+/// The text model beside one that sees.
+pub(super) fn text(config: &Config) -> Result<Decoder> {
+    Ok(Decoder { head: Head::OwnIfPresent, ..decoder(&config.text())? })
 }
 
 const RENAMES: &[(&str, &str)] = &[

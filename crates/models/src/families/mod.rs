@@ -7,13 +7,18 @@ use crate::{Config, Error, Result};
 
 mod afmoe;
 mod apertus;
+mod bailing_hybrid;
 mod bailing_moe;
+mod bailing_moe_linear;
+mod bailing_moe_v3;
 mod cohere;
 mod cohere2;
+mod dbrx;
 mod deepseek;
 mod deepseek_v2;
 mod deepseek_v3;
 mod deepseek_v32;
+mod deepseek_v41;
 mod dots1;
 mod ernie4_5;
 mod ernie4_5_moe;
@@ -21,6 +26,7 @@ mod exaone;
 mod exaone4;
 mod exaone_moe;
 mod falcon_h1;
+mod falcon_h1_weights;
 mod gemma;
 mod gemma2;
 mod gemma3;
@@ -44,14 +50,19 @@ mod hunyuan;
 mod hunyuan_v1_dense;
 mod internlm2;
 mod internlm3;
+mod iquestloopcoder;
 mod jamba;
 mod kimi_k3;
 mod kimi_linear;
+mod klear;
+mod laguna;
 mod lfm2;
 mod lfm2_moe;
+mod lille_130m;
 mod llama;
 mod llama4;
 mod llama4_text;
+mod longcat_flash;
 mod mamba;
 mod mamba2;
 mod mellum;
@@ -65,9 +76,13 @@ mod ministral3;
 mod mistral3;
 mod mistral4;
 mod mixtral;
+mod muse_glimmer;
+mod nanbeige;
+mod nanochat;
 mod nemotron;
 mod nemotron_h;
 mod nemotron_nas;
+mod olmo;
 mod olmo2;
 mod olmo3;
 mod olmo_hybrid;
@@ -76,6 +91,8 @@ mod openelm;
 mod phi;
 mod phi3;
 mod phimoe;
+mod phixtral;
+mod plamo;
 mod qwen;
 mod qwen2;
 mod qwen2_moe;
@@ -130,20 +147,25 @@ impl Family {
 pub const FAMILIES: &[Family] = &[
     Family::new("afmoe", &["afmoe"], afmoe::decoder),
     Family::new("apertus", &["apertus"], apertus::decoder),
+    Family::new("bailing_hybrid", &["bailing_hybrid"], bailing_hybrid::decoder),
     Family::new("bailing_moe", &["bailing_moe"], bailing_moe::decoder),
+    Family::new("bailing_moe_linear", &["bailing_moe_linear"], bailing_moe_linear::decoder),
+    Family::new("bailing_moe_v3", &["bailing_moe_v3"], bailing_moe_v3::decoder),
     Family::new("cohere", &["cohere"], cohere::decoder),
     Family::new("cohere2", &["cohere2"], cohere2::decoder),
+    Family::new("dbrx", &["dbrx"], dbrx::decoder),
     Family::new("deepseek", &["deepseek"], deepseek::decoder),
     Family::new("deepseek_v2", &["deepseek_v2"], deepseek_v2::decoder),
     Family::new("deepseek_v3", &["deepseek_v3", "kimi_k2", "joyai_llm_flash"], deepseek_v3::decoder),
     Family::new("deepseek_v32", &["deepseek_v32"], deepseek_v32::decoder),
+    Family::new("deepseek_v41", &["deepseek_v41", "deepseek_v41_text"], deepseek_v41::decoder).of(deepseek_v41::load),
     Family::new("dots1", &["dots1"], dots1::decoder),
     Family::new("ernie4_5", &["ernie4_5"], ernie4_5::decoder),
     Family::new("ernie4_5_moe", &["ernie4_5_moe"], ernie4_5_moe::decoder),
     Family::new("exaone", &["exaone"], exaone::decoder),
     Family::new("exaone4", &["exaone4"], exaone4::decoder),
     Family::new("exaone_moe", &["exaone_moe"], exaone_moe::decoder),
-    Family::new("falcon_h1", &["falcon_h1"], falcon_h1::decoder),
+    Family::new("falcon_h1", &["falcon_h1"], falcon_h1::decoder).of(falcon_h1_weights::load),
     Family::new("gemma", &["gemma"], gemma::decoder),
     Family::new("gemma2", &["gemma2"], gemma2::decoder),
     Family::new("gemma3", &["gemma3"], gemma3::decoder),
@@ -168,16 +190,23 @@ pub const FAMILIES: &[Family] = &[
     Family::new("hunyuan_v1_dense", &["hunyuan_v1_dense"], hunyuan_v1_dense::decoder),
     Family::new("internlm2", &["internlm2"], internlm2::decoder),
     Family::new("internlm3", &["internlm3"], internlm3::decoder),
+    Family::new("iquestloopcoder", &["iquestloopcoder"], iquestloopcoder::decoder).of(iquestloopcoder::load),
     Family::new("jamba", &["jamba"], jamba::decoder),
     Family::new("kimi_k25", &["kimi_k25"], deepseek_v3::text),
     Family::new("kimi_k3", &["kimi_k3"], kimi_k3::decoder),
     Family::new("kimi_linear", &["kimi_linear"], kimi_linear::decoder),
     Family::new("kimi_vl", &["kimi_vl"], deepseek_v3::text),
+    Family::new("Klear", &["Klear"], klear::decoder),
+    Family::new("laguna", &["laguna"], laguna::decoder),
     Family::new("lfm2", &["lfm2"], lfm2::decoder),
     Family::new("lfm2_moe", &["lfm2_moe"], lfm2_moe::decoder),
-    Family::new("llama", &["llama", "mistral", "iquestcoder"], llama::decoder),
+    Family::new("lfm2_vl", &["lfm2-vl", "lfm2_vl"], lfm2::text),
+    Family::new("lille_130m", &["lille-130m"], lille_130m::decoder),
+    Family::new("llama", &["llama", "mistral", "iquestcoder", "xverse"], llama::decoder),
     Family::new("llama4", &["llama4"], llama4::decoder),
     Family::new("llama4_text", &["llama4_text"], llama4_text::decoder),
+    Family::new("longcat_flash", &["longcat_flash", "longcat_flash_ngram"], longcat_flash::decoder)
+        .of(longcat_flash::load),
     Family::new("mamba", &["mamba", "falcon_mamba"], mamba::decoder),
     Family::new("mamba2", &["mamba2"], mamba2::decoder),
     Family::new("mellum", &["mellum"], mellum::decoder),
@@ -191,9 +220,13 @@ pub const FAMILIES: &[Family] = &[
     Family::new("mistral3", &["mistral3", "llava", "pixtral"], mistral3::decoder),
     Family::new("mistral4", &["mistral4"], mistral4::decoder),
     Family::new("mixtral", &["mixtral"], mixtral::decoder),
+    Family::new("muse_glimmer", &["muse_glimmer"], muse_glimmer::decoder),
+    Family::new("nanbeige", &["nanbeige"], nanbeige::decoder).of(nanbeige::load),
+    Family::new("nanochat", &["nanochat"], nanochat::decoder),
     Family::new("nemotron", &["nemotron"], nemotron::decoder),
     Family::new("nemotron_h", &["nemotron_h"], nemotron_h::decoder),
     Family::new("nemotron_nas", &["nemotron-nas"], nemotron_nas::decoder),
+    Family::new("olmo", &["olmo"], olmo::decoder),
     Family::new("olmo2", &["olmo2"], olmo2::decoder),
     Family::new("olmo3", &["olmo3"], olmo3::decoder),
     Family::new("olmo_hybrid", &["olmo_hybrid"], olmo_hybrid::decoder),
@@ -202,6 +235,8 @@ pub const FAMILIES: &[Family] = &[
     Family::new("phi", &["phi"], phi::decoder),
     Family::new("phi3", &["phi3"], phi3::decoder),
     Family::new("phimoe", &["phimoe"], phimoe::decoder),
+    Family::new("phixtral", &["phixtral", "phi-msft"], phixtral::decoder),
+    Family::new("plamo", &["plamo"], plamo::decoder),
     Family::new("qwen", &["qwen"], qwen::decoder),
     Family::new("qwen2", &["qwen2"], qwen2::decoder),
     Family::new("qwen2_moe", &["qwen2_moe"], qwen2_moe::decoder),

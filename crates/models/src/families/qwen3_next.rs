@@ -4,7 +4,8 @@ use serde::Deserialize;
 
 use crate::config::Common;
 use crate::spec::{
-    Attention, Decoder, DeltaProjection, Experts, Gated, HeadGate, Layer, Mixer, Mlp, Norm, Router, Shared, Unit,
+    Attention, Decoder, DeltaProjection, Experts, Gated, HeadGate, Layer, Mixer, Mlp, Norm, Router, Shared, SharedGate,
+    Unit,
 };
 use crate::{Config, Error, Result};
 
@@ -30,7 +31,8 @@ impl Keys {
             return c.mlp();
         }
         let unit = |hidden: Option<usize>| Ok::<_, Error>(Gated { hidden: hidden.unwrap_or(0), ..c.gated()? });
-        let shared = Shared { unit: Unit::Gated(unit(self.shared_expert_intermediate_size)?), gate: true };
+        let shared =
+            Shared { unit: Unit::Gated(unit(self.shared_expert_intermediate_size)?), gate: Some(SharedGate::Own) };
         let counts = [count, self.num_experts_per_tok.unwrap_or(0)];
         let experts = Experts::new(counts, unit(self.moe_intermediate_size)?, Router::softmax(self.norm_topk_prob));
         Experts { shared: Some(shared), ..experts }.checked()

@@ -60,7 +60,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
         }
         let experts = mixture.experts(&c)?;
         let each = Unit::Gated(unit(experts.unit.hidden(), &own.swiglu_limits));
-        let shared = Some(Shared { unit: Unit::Gated(beside(own.share_expert_dim)), gate: false });
+        let shared = Some(Shared { unit: Unit::Gated(beside(own.share_expert_dim)), gate: None });
         let mlp = Experts { unit: each, shared, ..experts }.checked()?;
         Ok(Layer { norm, ..c.layer(attention, mlp) })
     })?;

@@ -1,6 +1,6 @@
 //! Softmax attention over keys and values of every position.
 
-use mlxengine_tensor::{Sdpa, Tensor, Tensors, Unary};
+use mlxengine_tensor::{Binary, Sdpa, Tensor, Tensors, Unary};
 
 use super::{Pass, Plan};
 use crate::Result;
@@ -58,12 +58,14 @@ impl Attention {
             Projection::KeysAsValues => {
                 Input::Two(Box::new([query()?, w.linear("k_proj", [dim, keys], spec.qkv_bias)?]))
             }
-            Projection::Separate => Input::Each(Box::new([
+            Projection::Separate | Projection::Apart => Input::Each(Box::new([
                 query()?,
                 w.linear("k_proj", [dim, keys], spec.qkv_bias)?,
                 w.linear("v_proj", [dim, values], spec.qkv_bias)?,
             ])),
-            Projection::Joined => Input::Each(Box::new(w.joined("qkv_proj", dim, sizes, spec.qkv_bias)?)),
+            Projection::Joined | Projection::UpFirst => {
+                Input::Each(Box::new(w.joined("qkv_proj", dim, sizes, spec.qkv_bias)?))
+            }
             Projection::Grouped => {
                 let all = queries + keys + values;
                 Input::Grouped(Box::new(w.linear("qkv_proj", [dim, all], spec.qkv_bias)?))
@@ -80,7 +82,9 @@ impl Attention {
             None => None,
         };
         let gate = match spec.gate {
-            Some(HeadGate::Head) => Some(w.linear("g_proj", [dim, heads], w.at("g_proj").has("bias"))?),
+            Some(HeadGate::Head | HeadGate::HeadSoftplus) => {
+                Some(w.linear("g_proj", [dim, heads], w.at("g_proj").has("bias"))?)
+            }
             Some(HeadGate::Each) => Some(w.linear("gate_proj", [dim, heads * spec.value_dim], false)?),
             Some(HeadGate::Query) | None => None,
         };
@@ -130,7 +134,9 @@ impl Attention {
         let mut y = Tensor::concat(attended, 0);
         if let Some(gate) = gate.or_else(|| self.gate.as_ref().map(|gate| gate.forward(x))) {
             let each = gate.shape().elements() / (rows * self.spec.heads);
-            y = y.mul(&gate.reshape([rows, self.spec.heads, each]).unary(Unary::Sigmoid));
+            let softplus = self.spec.gate == Some(HeadGate::HeadSoftplus);
+            let share = if softplus { Unary::Softplus } else { Unary::Sigmoid };
+            y = y.mul(&gate.reshape([rows, self.spec.heads, each]).unary(share));
         }
         self.output(y)
     }
@@ -138,6 +144,7 @@ impl Attention {
     /// What the heads' results `[N, heads, value_dim]` add to the residual stream.
     pub(super) fn output(&self, y: Tensor) -> Tensor {
         let rows = y.shape()[0];
+        let y = self.regrouped(y, [self.spec.kv_heads, self.spec.heads / self.spec.kv_heads], self.spec.value_dim);
         self.o.forward(&y.reshape([rows, self.spec.heads * self.spec.value_dim]))
     }
 
@@ -162,6 +169,15 @@ impl Attention {
             }
             Input::Queries(linear) => (linear.forward(x), None),
         };
+        let clip = |t: Tensor| match spec.clip {
+            Some(most) => {
+                let most = Tensor::from_f32(&[most], [1]);
+                t.binary(Binary::Min, &most).binary(Binary::Max, &most.clone().unary(Unary::Neg))
+            }
+            None => t,
+        };
+        q = self.regrouped(clip(q), [spec.heads / spec.kv_heads, spec.kv_heads], spec.head_dim);
+        let kv: Option<[Tensor; 2]> = kv.map(|kv| kv.map(clip));
         let mut gate = None;
         if spec.gate == Some(HeadGate::Query) {
             let both = q.reshape([rows, spec.heads, 2 * spec.head_dim]);
@@ -177,6 +193,16 @@ impl Attention {
             [self.turned(k, 1, pass), self.v_norm.as_ref().map_or(v.clone(), |norm| norm.forward(&v))]
         });
         Inputs { q, kv, gate }
+    }
+
+    /// Heads in their other order, by key heads or as they are stored, where the two differ.
+    fn regrouped(&self, heads: Tensor, [outer, inner]: [usize; 2], size: usize) -> Tensor {
+        if self.spec.projection != Projection::Apart {
+            return heads;
+        }
+        let rows = heads.shape()[0];
+        let apart = heads.reshape([rows, outer, inner, size]).permute(&[0, 2, 1, 3]);
+        apart.reshape([rows, outer * inner * size])
     }
 
     /// Queries (`which` 0) or keys (1) `[N, heads, size]`, normed and turned.

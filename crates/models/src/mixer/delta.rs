@@ -160,9 +160,9 @@ pub(crate) struct KeyedDelta {
     /// Queries, keys and values: one map each, or one for all.
     qkv: Vec<Linear>,
     conv: Conv,
-    /// Through a low rank.
-    decay: [Linear; 2],
     /// Through a low rank, or at once.
+    decay: Vec<Linear>,
+    /// Likewise.
     gate: Vec<Linear>,
     beta: Linear,
     dt_bias: Tensor,
@@ -195,7 +195,11 @@ impl KeyedDelta {
         let rate = w.floats("A_log", &[1, 1, heads, 1]).or_else(|_| w.vector("A_log", heads))?.reshape([heads, 1]);
         Ok(Self {
             qkv,
-            decay: low_rank("f_a_proj", "f_b_proj")?,
+            decay: if w.at("f_proj").has("weight") {
+                vec![linear("f_proj", [dim, inner])?]
+            } else {
+                low_rank("f_a_proj", "f_b_proj")?.into()
+            },
             gate: if full_gate {
                 vec![linear("g_proj", [dim, inner])?]
             } else {
@@ -214,7 +218,7 @@ impl KeyedDelta {
 
     /// What each number of a state is multiplied by.
     fn decay(&self, x: &Tensor) -> Tensor {
-        let logits = self.decay[1].forward(&self.decay[0].forward(x));
+        let logits = self.decay.iter().fold(x.clone(), |y, linear| linear.forward(&y));
         match self.spec.decay {
             KeyedDecay::Softplus => decay(logits, &self.dt_bias, &self.rate.clone().scale(-1.0)),
             KeyedDecay::Bounded { bound } => {

@@ -99,7 +99,7 @@ impl Indexer {
 }
 
 /// The positions of the `top` largest, in order; the later of equals, which are many where a score is a sum of positive parts.
-fn best(scores: &[f32], top: usize) -> Vec<u32> {
+pub(crate) fn best(scores: &[f32], top: usize) -> Vec<u32> {
     let mut positions: Vec<u32> = (0..scores.len() as u32).collect();
     if top < scores.len() {
         // Zeros of both signs are equal.

@@ -14,7 +14,7 @@ use crate::decoder::Span;
 use crate::linear::{ExpertLinear, Linear};
 use crate::norm::Norm;
 use crate::rope::Tables;
-use crate::spec;
+use crate::spec::{self, HeadGate};
 use crate::state::{KvShape, SlotSpec, View};
 use crate::weights::Scope;
 
@@ -64,7 +64,11 @@ impl Latent {
             absorb,
             release,
             output: w.linear("o_proj", [heads * value_dim, dim], bias)?,
-            gate: if spec.gate { Some(w.linear("g_proj", [dim, heads * value_dim], false)?) } else { None },
+            gate: match spec.gate {
+                Some(HeadGate::Each) => Some(w.linear("g_proj", [dim, heads * value_dim], false)?),
+                Some(_) => Some(w.linear("g_proj", [dim, heads], false)?),
+                None => None,
+            },
             rotation: spec.rope.as_ref().map(|rope| plan.rotation(rope)),
             slot: plan.slot(SlotSpec::Kv { shape, dtype: Dtype::F32, window: None }),
             indexer: match &spec.indexer {
@@ -108,7 +112,10 @@ impl Latent {
         }
         let rotated = self.rotate(q.clone().slice(2, nope_dim, rope_dim), pass);
         let both = self.down.forward(x);
-        let latent = self.norm.forward(&both.clone().slice(1, 0, rank));
+        let mut latent = self.norm.forward(&both.clone().slice(1, 0, rank));
+        if self.spec.latent_scale != 1.0 {
+            latent = latent.scale(self.spec.latent_scale);
+        }
         let key = self.rotate(both.slice(1, rank, rope_dim).reshape([rows, 1, rope_dim]), pass);
         let kept = Tensor::concat([latent.reshape([rows, 1, rank]), key], 2);
         let index = self.indexer.as_ref().map(|indexer| indexer.project(x, &low, pass));
@@ -128,11 +135,15 @@ impl Latent {
                 None => self.absorbed(&nope, rotated, view),
             }
         });
-        let attended = attended.reshape([rows, heads * value_dim]);
-        self.output.forward(&match &self.gate {
-            Some(gate) => gate.forward(x).glu(Unary::Sigmoid, &attended),
+        let attended = match &self.gate {
+            Some(gate) => {
+                let gate = gate.forward(x).unary(Unary::Sigmoid);
+                let each = gate.shape()[1] / heads;
+                attended.mul(&gate.reshape([rows, heads, each]))
+            }
             None => attended,
-        })
+        };
+        self.output.forward(&attended.reshape([rows, heads * value_dim]))
     }
 
     /// Whether so many queries are worth the keys and values of every head.
@@ -152,22 +163,15 @@ impl Latent {
         }
     }
 
-    /// Each row by its head: `[T, heads, K] -> [T, heads, N]`.
-    fn by_head(linear: &ExpertLinear, x: &Tensor) -> Tensor {
-        let [count, heads] = [x.shape()[0], x.shape()[1]];
-        let ids: Vec<u32> = (0..count * heads).map(|i| (i % heads) as u32).collect();
-        linear.forward(x, &Tensor::from_u32(&ids, [count, heads]))
-    }
-
     /// Queries in the latents' space.
     fn carried(&self, nope: &Tensor, rotated: Tensor) -> Tensor {
-        Tensor::concat([Self::by_head(&self.absorb, nope), rotated], 2)
+        Tensor::concat([self.absorb.by_slot(nope), rotated], 2)
     }
 
     fn absorbed(&self, nope: &Tensor, rotated: Tensor, view: View) -> Tensor {
         let sdpa = self.sdpa(&view);
         let y = self.carried(nope, rotated).sdpa(sdpa, view.keys, view.values, None);
-        Self::by_head(&self.release, &y.slice(2, 0, self.spec.rank))
+        self.release.by_slot(&y.slice(2, 0, self.spec.rank))
     }
 
     fn expanded(&self, nope: Tensor, rotated: Tensor, view: &View) -> Tensor {
@@ -203,6 +207,6 @@ impl Latent {
                 q.clone().slice(0, t, 1).sdpa(sdpa, smallvec![rows.clone()], smallvec![rows], None)
             })
             .collect();
-        Self::by_head(&self.release, &Tensor::concat(rows, 0).slice(2, 0, self.spec.rank))
+        self.release.by_slot(&Tensor::concat(rows, 0).slice(2, 0, self.spec.rank))
     }
 }

@@ -6,6 +6,9 @@ mod conv;
 mod delta;
 mod indexer;
 mod latent;
+mod linear;
+mod looped;
+mod pooled;
 mod short_conv;
 mod state_space;
 
@@ -20,7 +23,11 @@ use crate::weights::Scope;
 use attention::Attention;
 use block_sparse::BlockSparse;
 use delta::{GatedDelta, KeyedDelta};
+pub(crate) use indexer::best;
 use latent::Latent;
+use linear::LinearAttention;
+pub(crate) use looped::Looped;
+pub(crate) use pooled::{IndexSpec, Left, Pooled, PooledSpec};
 use short_conv::ShortConv;
 use state_space::{ScalarStateSpace, StateSpace};
 
@@ -101,6 +108,7 @@ pub(crate) enum Mixer {
     ShortConv(ShortConv),
     GatedDelta(GatedDelta),
     KeyedDelta(KeyedDelta),
+    LinearAttention(LinearAttention),
     StateSpace(StateSpace),
     ScalarStateSpace(ScalarStateSpace),
     Sum(Vec<Mixer>),
@@ -119,6 +127,9 @@ impl Mixer {
                 Mixer::GatedDelta(GatedDelta::load(spec, &w.at("linear_attn"), dim, plan)?)
             }
             spec::Mixer::KeyedDelta(spec) => Mixer::KeyedDelta(KeyedDelta::load(spec, &attention, dim, plan)?),
+            spec::Mixer::LinearAttention(spec) => {
+                Mixer::LinearAttention(LinearAttention::load(spec, &attention, dim, plan)?)
+            }
             spec::Mixer::StateSpace(spec) => Mixer::StateSpace(StateSpace::load(spec, &recurrence, dim, plan)?),
             spec::Mixer::ScalarStateSpace(spec) => {
                 Mixer::ScalarStateSpace(ScalarStateSpace::load(spec, &recurrence, dim, plan)?)
@@ -127,6 +138,11 @@ impl Mixer {
                 Mixer::Sum(parts.iter().map(|part| Self::load(part, w, dim, plan)).collect::<Result<_>>()?)
             }
         })
+    }
+
+    /// Attention over latents, whose scope is `w` itself.
+    pub(crate) fn latent(spec: &spec::Latent, w: &Scope<'_>, dim: usize, plan: &mut Plan) -> Result<Self> {
+        Latent::load(spec, w, dim, plan).map(Mixer::Latent)
     }
 
     /// `x [N, dim] -> [N, dim]`, where the rows are those of the spans one after another.
@@ -138,6 +154,7 @@ impl Mixer {
             Mixer::ShortConv(mixer) => mixer.forward(x, spans),
             Mixer::GatedDelta(mixer) => mixer.forward(x, spans),
             Mixer::KeyedDelta(mixer) => mixer.forward(x, spans),
+            Mixer::LinearAttention(mixer) => mixer.forward(x, pass, spans),
             Mixer::StateSpace(mixer) => mixer.forward(x, spans),
             Mixer::ScalarStateSpace(mixer) => mixer.forward(x, spans),
             Mixer::Sum(parts) => {

@@ -1,6 +1,6 @@
 //! What mixes positions beside plain attention, as values.
 
-use super::{Attention, Norm, Rope, Temperature};
+use super::{Attention, HeadGate, Norm, Rope, Temperature};
 use crate::{Error, Result};
 
 /// What mixes positions.
@@ -18,6 +18,8 @@ pub enum Mixer {
     GatedDelta(GatedDelta),
     /// The delta rule with a decay a number of a key.
     KeyedDelta(KeyedDelta),
+    /// Attention without a softmax, with a fixed decay a head.
+    LinearAttention(LinearAttention),
     /// A selective state space with a decay a number of its state.
     StateSpace(StateSpace),
     /// A selective state space with a decay a head.
@@ -44,6 +46,8 @@ pub struct Latent {
     pub value_dim: usize,
     /// On the vectors of low rank.
     pub norm: Norm,
+    /// Multiplies the latents after it.
+    pub latent_scale: f32,
     /// Whether the projections to low rank and the output have biases.
     pub bias: bool,
     /// Rotary positions.
@@ -52,8 +56,8 @@ pub struct Latent {
     pub temperature: Option<Temperature>,
     /// Multiplies the scores.
     pub scale: f32,
-    /// Whether the result is multiplied by `sigmoid(g_proj(x))` before the output projection.
-    pub gate: bool,
+    /// What multiplies the result before the output projection, `sigmoid(g_proj(x))`: one number each, or one a head.
+    pub gate: Option<HeadGate>,
     /// Which positions are attended to, if not all.
     pub indexer: Option<Indexer>,
 }
@@ -164,6 +168,25 @@ pub enum KeyedDecay {
     },
 }
 
+/// Attention without a softmax: `S ← S·exp(rate) + v kᵀ; y = S q`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LinearAttention {
+    /// Logarithm of the decay of each head.
+    pub rates: Vec<f32>,
+    /// Size of a head.
+    pub head_dim: usize,
+    /// Whether the projections in and out have biases.
+    pub bias: [bool; 2],
+    /// On queries and keys: `q_norm`, `k_norm`.
+    pub qk_norm: Option<Norm>,
+    /// Rotary positions.
+    pub rope: Rope,
+    /// Parts of the result that are normed each alone, before the gate.
+    pub groups: usize,
+    /// Added to their mean square.
+    pub eps: f32,
+}
+
 /// A selective state space (Gu & Dao 2023) behind a short convolution.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StateSpace {
@@ -227,6 +250,7 @@ impl Mixer {
             Mixer::ShortConv(_) => 5 * dim,
             Mixer::GatedDelta(d) => 6 * (d.key_heads * d.key_dim + d.heads * d.value_dim),
             Mixer::KeyedDelta(d) => 10 * d.heads * d.head_dim,
+            Mixer::LinearAttention(l) => 6 * l.rates.len() * l.head_dim,
             Mixer::StateSpace(m) => 6 * m.inner,
             Mixer::ScalarStateSpace(m) => 5 * m.inner() + 3 * m.channels(),
             Mixer::Sum(parts) => parts.iter().map(|part| part.width(dim)).sum(),
@@ -259,6 +283,22 @@ fn sizes<const N: usize>(sizes: [usize; N]) -> Result<()> {
     match sizes.into_iter().find(|size| *size == 0 || *size > 1 << 20) {
         Some(size) => Err(Error::invalid(format!("config.json: a mixer has a size of {size}, which no model has"))),
         None => Ok(()),
+    }
+}
+
+impl LinearAttention {
+    /// The same, if such a mixer can be.
+    ///
+    /// # Errors
+    /// For sizes that no model has, and groups that do not divide.
+    pub fn checked(self) -> Result<Self> {
+        sizes([self.rates.len(), self.head_dim, self.groups])?;
+        let inner = self.rates.len() * self.head_dim;
+        sizes([inner])?;
+        if inner.is_multiple_of(self.groups) && self.rope.dims <= self.head_dim {
+            return Ok(self);
+        }
+        Err(Error::invalid(format!("config.json: {inner} numbers cannot be normed in {} groups", self.groups)))
     }
 }
 

@@ -80,12 +80,14 @@ pub enum Gate {
         /// How many.
         deviations: f32,
     },
-    /// `g * sigmoid(alpha * g) * (clip(up, limit) + 1)`, where `g = min(gate, limit)`.
+    /// `g * sigmoid(alpha * g) * (clip(up, limit) + shift)`, where `g = min(gate, limit)`.
     ClampedSwish {
         /// Steepness of the sigmoid.
         alpha: f32,
         /// Largest magnitude.
         limit: f32,
+        /// Added to what is gated.
+        shift: f32,
     },
 }
 
@@ -194,8 +196,17 @@ pub struct ExpertLatent {
 pub struct Shared {
     /// The unit.
     pub unit: Unit,
-    /// Whether its result is multiplied by `sigmoid(shared_expert_gate(x))`.
-    pub gate: bool,
+    /// What weighs its result.
+    pub gate: Option<SharedGate>,
+}
+
+/// What weighs the result of a unit that works on every token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SharedGate {
+    /// `sigmoid(shared_expert_gate(x))`.
+    Own,
+    /// `softmax(coefficient(x))`, of which the first number weighs what the chosen ones give and the second this.
+    Balance,
 }
 
 /// Who picks experts: `gate`.
@@ -226,6 +237,8 @@ pub enum Scores {
     Softmax,
     /// Each its sigmoid.
     Sigmoid,
+    /// `sqrt(softplus(logit))` of each.
+    RootSoftplus,
     /// One expert after another, each by a softmax over those not yet chosen whose distance from the best is at most this
     /// part of the larger of the two (SparseMixer, Liu et al. 2023).
     Near {

@@ -7,7 +7,7 @@ use smallvec::smallvec;
 
 use crate::decoder::LanguageModel;
 use crate::spec::{self, DeltaProjection, Mixer};
-use crate::state::{Slot, State};
+use crate::state::{KvShape, Slot, SlotSpec, State};
 use crate::{Error, Result};
 
 /// What one of mlx-lm's caches holds of a slot.
@@ -42,6 +42,16 @@ fn layers(spec: &spec::Decoder) -> Vec<Layer> {
     mixers().filter(|mixer| !matches!(mixer, Mixer::Attention(a) if a.keys_of.is_some())).filter_map(places).collect()
 }
 
+/// The same of a model that is more than its description says: each slot by itself.
+fn plain(slots: &[SlotSpec]) -> Vec<Layer> {
+    let place = |slot: &SlotSpec| match slot {
+        SlotSpec::Kv { shape: KvShape { value_dim: None, .. }, .. } => Place::Index { twice: false },
+        SlotSpec::Kv { .. } => Place::Attention { chunk: None },
+        SlotSpec::Recurrent(_) => Place::Arrays(Vec::new()),
+    };
+    slots.iter().map(|slot| Layer::One(place(slot))).collect()
+}
+
 fn places(mixer: &Mixer, into: &mut Vec<Place>) {
     match mixer {
         Mixer::Attention(a) => into.push(Place::Attention { chunk: a.window.filter(|_| a.chunked) }),
@@ -55,7 +65,9 @@ fn places(mixer: &Mixer, into: &mut Vec<Place>) {
             into.push(Place::Arrays(vec![keys, keys, delta.heads * delta.value_dim]));
         }
         Mixer::ShortConv(_) | Mixer::GatedDelta(_) | Mixer::KeyedDelta(_) => into.push(Place::Arrays(Vec::new())),
-        Mixer::StateSpace(_) | Mixer::ScalarStateSpace(_) => into.push(Place::Arrays(Vec::new())),
+        Mixer::LinearAttention(_) | Mixer::StateSpace(_) | Mixer::ScalarStateSpace(_) => {
+            into.push(Place::Arrays(Vec::new()))
+        }
         Mixer::Sum(parts) => parts.iter().for_each(|part| places(part, into)),
     }
 }
@@ -81,9 +93,14 @@ impl State {
         let mut file = Writer::default();
         file.metadata.extend(metadata.iter().map(|(key, value)| (format!("0.{key}"), value.clone())));
         file.metadata.insert("2.0".to_owned(), String::new());
+        let mut layers = layers(network.spec());
+        let count = |layer: &Layer| if let Layer::List(places) = layer { places.len() } else { 1 };
+        if layers.iter().map(count).sum::<usize>() != self.slots.len() {
+            layers = plain(network.slots());
+        }
         let mut slots = self.slots.iter();
         let mut next = || slots.next().ok_or_else(|| Error::unsupported("caches of this model cannot be saved"));
-        for (index, layer) in layers(network.spec()).iter().enumerate() {
+        for (index, layer) in layers.iter().enumerate() {
             let class = match layer {
                 Layer::One(place) => file.cache(&index.to_string(), place, next()?, self.offset),
                 Layer::List(places) => {

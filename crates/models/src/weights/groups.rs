@@ -1,0 +1,16 @@
+//! Maps that lie in blocks on a diagonal.
+
+use super::Scope;
+use crate::Result;
+use crate::linear::ExpertLinear;
+
+impl Scope<'_> {
+    /// Maps of `[groups, outputs, inputs]` in one stack, each of its own part of a row.
+    ///
+    /// # Errors
+    /// If a tensor is missing or of another shape.
+    pub(crate) fn groups(&self, name: &str, shape: [usize; 3]) -> Result<ExpertLinear> {
+        let weight = self.at(name).weight(&shape)?;
+        Ok(ExpertLinear { weight, bias: None, precision: self.weights.precision, delta: None })
+    }
+}
