@@ -195,7 +195,7 @@ impl KeyedDelta {
         let rate = w.floats("A_log", &[1, 1, heads, 1]).or_else(|_| w.vector("A_log", heads))?.reshape([heads, 1]);
         Ok(Self {
             qkv,
-            decay: if w.at("f_proj").has("weight") {
+            decay: if w.at("f_proj").has_weight() {
                 vec![linear("f_proj", [dim, inner])?]
             } else {
                 low_rank("f_a_proj", "f_b_proj")?.into()

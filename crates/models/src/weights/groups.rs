@@ -10,7 +10,7 @@ impl Scope<'_> {
     /// # Errors
     /// If a tensor is missing or of another shape.
     pub(crate) fn groups(&self, name: &str, shape: [usize; 3]) -> Result<ExpertLinear> {
-        let weight = self.at(name).weight(&shape)?;
-        Ok(ExpertLinear { weight, bias: None, precision: self.weights.precision, delta: None })
+        let (weight, factors) = self.at(name).stack_weight(&shape)?;
+        Ok(ExpertLinear { weight, factors, bias: None, precision: self.weights.precision, delta: None })
     }
 }
