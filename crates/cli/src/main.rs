@@ -12,6 +12,7 @@ mod hub_arguments;
 mod input;
 mod interrupt;
 mod load;
+mod load_arguments;
 mod nearest;
 mod parsers;
 mod printer;

@@ -226,6 +226,7 @@ impl Settings {
                 Exactness::Fast => Precision::Fast,
             },
             memory: None,
+            overcommit: arguments.overcommit,
             cache_memory: arguments.cache_memory,
             adapters: arguments.adapters.clone(),
         }

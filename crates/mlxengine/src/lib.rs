@@ -30,6 +30,7 @@ mod batch;
 pub mod bench;
 mod card;
 mod configuration;
+mod cost;
 #[cfg(feature = "demo")]
 mod demo;
 pub mod device;
@@ -37,6 +38,7 @@ mod engine;
 mod evaluate;
 mod explain;
 mod features;
+mod fit;
 mod fuse;
 pub mod gguf;
 pub mod memory;
@@ -48,6 +50,7 @@ pub mod stream;
 mod transcript;
 
 pub use configuration::{EndTokenInfo, MemoryPlan, ModelConfiguration, ModelKind, StorageShare};
+pub use cost::ModelCost;
 pub use engine::{Generated, InferenceEngine, LlmEngine, LoadOptions, LoadProgress, Prompt, TokenStream};
 pub use evaluate::{Choice, Example, PerplexityOptions, Question};
 pub use explain::{Explanation, TokenPiece, Turn, explain};

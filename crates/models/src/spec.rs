@@ -3,9 +3,12 @@
 //! A field that one family alone would use does not belong here: such a family implements
 //! [`crate::LanguageModel`] itself.
 
+mod kept;
 mod mixer;
 mod mlp;
+mod size;
 
+pub(crate) use kept::kept;
 pub use mixer::{
     BlockSparse, DeltaProjection, GateNorm, GatedDelta, Indexer, KeyedDecay, KeyedDelta, Latent, Mixer,
     ScalarStateSpace, ShortConv, StateSpace,
@@ -13,6 +16,7 @@ pub use mixer::{
 pub use mlp::{
     ExpertLatent, Experts, Gate, Gated, Groups, JoinedExperts, Learned, Mlp, Plain, Router, Scores, Shared, Unit,
 };
+pub use size::{Attended, Size};
 
 /// A whole decoder.
 #[derive(Clone, Debug, PartialEq)]
