@@ -1,5 +1,6 @@
 //! What computes: the processor's instruction sets, and the threads; and what else this machine has.
 
+mod calibration;
 pub(crate) mod cgroup;
 #[cfg(any(target_os = "linux", test))]
 mod linux;
@@ -12,6 +13,7 @@ mod tree;
 use mlxengine_engine::{EngineError, ErrorKind, Result};
 use mlxengine_kernels::{Cpu, Isa, limits};
 
+pub use calibration::Calibration;
 pub use machine::{Accelerator, CacheFacts, Disk, Kind, Machine, MemoryFacts, Processor};
 
 /// What computes, for the whole process.
