@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mlxengine::device;
 use serde_json::{Map, Value};
 
+use crate::device_arguments::{DeviceArguments, DeviceCommand};
 use crate::hub_arguments::HubCommand;
 pub use crate::load_arguments::{Exactness, LoadArguments};
 use crate::parsers;
@@ -58,6 +58,9 @@ pub enum Command {
     /// Models: find, fetch, keep
     #[command(flatten)]
     Hub(HubCommand),
+    /// This machine
+    #[command(flatten)]
+    Device(DeviceCommand),
     /// Print the completions for a shell
     Completions {
         /// The shell
@@ -83,20 +86,6 @@ impl Arguments {
         };
         DeviceArguments { threads: most.copied().or(self.device.threads), ..self.device.clone() }
     }
-}
-
-/// What computes.
-#[derive(Args, Clone, Default)]
-pub struct DeviceArguments {
-    /// Instruction set of the kernels [default: the best of this processor]
-    #[arg(long, global = true, value_name = "NAME", help_heading = "Device")]
-    #[arg(value_parser = PossibleValuesParser::new(device::instruction_sets()))]
-    pub isa: Option<String>,
-
-    /// Threads that compute [default: one a core]
-    #[arg(long, global = true, value_name = "N", help_heading = "Device")]
-    #[arg(value_parser = parsers::threads)]
-    pub threads: Option<usize>,
 }
 
 /// `mlxengine chat`.

@@ -6,6 +6,7 @@
 mod answer;
 mod arguments;
 mod commands;
+mod device_arguments;
 mod failure;
 mod fetch;
 mod hub_arguments;
@@ -81,6 +82,7 @@ fn run(arguments: Arguments, printer: Printer, started: Instant) -> Result<()> {
         Some(Command::Bench(arguments)) => commands::bench::run(&arguments, &app),
         Some(Command::Perplexity(arguments)) => commands::evaluate::perplexity(&arguments, &app),
         Some(Command::Evaluate(arguments)) => commands::evaluate::evaluate(&arguments, &app),
+        Some(Command::Device(command)) => commands::device::run(&command, &app),
         Some(Command::Hub(command)) => commands::hub::run(&command, &app),
         Some(Command::Completions { shell }) => commands::completions::run(shell, &app.printer),
         None if input::is_terminal() && app.printer.is_terminal() => {

@@ -10,9 +10,8 @@ use mlxengine::{
 };
 use serde_json::Value;
 
-use crate::arguments::{
-    Defaults, DeviceArguments, Exactness, GenerationArguments, LoadArguments, SamplingArguments, Think, typed_path,
-};
+use crate::arguments::{Defaults, Exactness, GenerationArguments, LoadArguments, SamplingArguments, Think, typed_path};
+use crate::device_arguments::DeviceArguments;
 use crate::failure::{Result, invalid};
 
 /// A variable of the environment.
@@ -105,6 +104,12 @@ pub fn abilities() -> Abilities {
     Abilities { colours: bars && NO_COLOR.read().is_none(), bars }
 }
 
+/// Whether a line can be changed on this terminal while it is typed. If not, the terminal itself shows what is typed.
+pub fn edits_lines() -> bool {
+    // Those that the editor leaves alone.
+    TERM.read().is_none_or(|term| !["dumb", "cons25", "emacs"].iter().any(|plain| term.eq_ignore_ascii_case(plain)))
+}
+
 /// What does not depend on the command.
 pub struct Settings {
     isa: Option<String>,
@@ -116,6 +121,8 @@ pub struct Settings {
     home: Option<PathBuf>,
     hub: HubConfig,
     token_file: Option<PathBuf>,
+    /// Where the measured speeds of this machine are kept.
+    calibration: Option<PathBuf>,
 }
 
 impl Settings {
@@ -127,6 +134,7 @@ impl Settings {
         let own_models = own.as_ref().map(|own| own.join("models"));
         let new_models = directories.first().or(own_models.as_ref()).cloned();
         directories.extend(own_models.filter(|models| models.is_dir()));
+        let calibration = own.as_ref().map(|own| own.join("calibration.json"));
         let hub_home = hub_home(home.as_deref());
         let token_file = HF_TOKEN_PATH.read().map(PathBuf::from).or_else(|| Some(hub_home.as_ref()?.join("token")));
         let hub_cache = HF_HUB_CACHE.read().map(PathBuf::from).or_else(|| Some(hub_home.as_ref()?.join("hub")));
@@ -148,6 +156,7 @@ impl Settings {
                 ..HubConfig::new(hub_cache.unwrap_or_default())
             },
             token_file,
+            calibration,
         })
     }
 
@@ -164,6 +173,11 @@ impl Settings {
     pub fn token_file(&self) -> Result<&Path> {
         let none = || invalid("there is no home folder to keep a token in");
         Ok(self.token_file.as_deref().ok_or_else(|| none().with_remedy(format!("set {}", HF_TOKEN_PATH.name)))?)
+    }
+
+    /// Where the measured speeds of this machine are kept.
+    pub fn calibration(&self) -> Option<&Path> {
+        self.calibration.as_deref()
     }
 
     /// Whether the token is that of the environment, over which `login` has no power.

@@ -23,6 +23,7 @@
 //! - [`ModelConfiguration`] says what a checkpoint is; [`Features`] what it can do here.
 //! - [`ModelRegistry`] knows models by short names, and what they need.
 //! - [`mod@gguf`] makes checkpoints of the files of other engines.
+//! - [`mod@device`] says what this machine has and how fast it is, [`mod@doctor`] whether all is in order.
 //! - [`mod@bench`] measures a model's speed on this machine.
 //! - Every failure is an [`EngineError`]: a kind, one sentence, a remedy.
 
@@ -34,6 +35,7 @@ mod cost;
 #[cfg(feature = "demo")]
 mod demo;
 pub mod device;
+pub mod doctor;
 mod engine;
 mod evaluate;
 mod explain;

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod cache_prompt;
 pub mod chat;
 pub mod completions;
+pub mod device;
 pub mod evaluate;
 pub mod explain;
 pub mod families;

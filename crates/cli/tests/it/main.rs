@@ -3,6 +3,7 @@
 mod adapters;
 mod bench;
 mod common;
+mod doctor;
 mod errors;
 mod import;
 mod many;

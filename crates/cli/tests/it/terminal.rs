@@ -35,10 +35,15 @@ impl Terminal {
     }
 
     fn start_in(folder: &str, arguments: &[&str]) -> Self {
+        Self::start_with(folder, arguments, &[])
+    }
+
+    fn start_with(folder: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let (pty, pts) = open().expect("a terminal");
         pty.resize(Size::new(40, 120)).expect("its size");
         let command = Command::new(env!("CARGO_BIN_EXE_mlxengine")).args(arguments).current_dir(folder);
         let command = command.env("TERM", "xterm").env("NO_COLOR", "1").env_remove("LLM_CHAT_API_URL");
+        let command = command.envs(variables.iter().copied());
         let child = command.spawn(pts).expect("the program starts");
         let keys: OwnedFd = pty.as_fd().try_clone_to_owned().expect("a terminal");
         let screen = Screen::default();
@@ -262,4 +267,25 @@ fn a_benchmark_that_is_stopped_has_said_what_is_done() {
     terminal.keys(CTRL_C);
     terminal.wait_for("interrupted");
     assert_eq!(terminal.exit_code(), Some(130));
+}
+
+#[test]
+fn a_token_is_typed_unseen() {
+    let folder = Folder::new();
+    let variables = [("HF_HUB_OFFLINE", "1"), ("HF_TOKEN_PATH", "token"), ("HF_TOKEN", "")];
+    let mut terminal = Terminal::start_with(folder.name(), &["login"], &variables);
+    terminal.wait_for("token (it is not shown): ");
+    terminal.keys("hf_unseen1234\r");
+    terminal.wait_for("it is kept in token");
+    assert_eq!(terminal.exit_code(), Some(0));
+    assert!(!terminal.screen.0.lock().unwrap().contains("hf_un"), "it was shown");
+    assert_eq!(fs::read_to_string(folder.path("token")).unwrap(), "hf_unseen1234");
+    let mut terminal = Terminal::start_with(folder.name(), &["login"], &variables);
+    terminal.wait_for("token (it is not shown): ");
+    terminal.keys("hf_other\u{3}");
+    assert_eq!(terminal.exit_code(), Some(130));
+    let mut terminal = Terminal::start_with(folder.name(), &["login"], &[&variables[..], &[("TERM", "dumb")]].concat());
+    terminal.wait_for("this terminal would show the token; pipe it in");
+    assert_eq!(terminal.exit_code(), Some(1));
+    assert_eq!(fs::read_to_string(folder.path("token")).unwrap(), "hf_unseen1234");
 }

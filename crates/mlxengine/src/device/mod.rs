@@ -8,16 +8,17 @@ mod machine;
 #[cfg(any(target_os = "macos", test))]
 mod macos;
 #[cfg(test)]
-mod tree;
+pub(crate) mod tree;
 
 use mlxengine_engine::{EngineError, ErrorKind, Result};
 use mlxengine_kernels::{Cpu, Isa, limits};
+use serde::Serialize;
 
 pub use calibration::Calibration;
 pub use machine::{Accelerator, CacheFacts, Disk, Kind, Machine, MemoryFacts, Processor};
 
 /// What computes, for the whole process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Device {
     /// Instruction set of the kernels, as in [`instruction_sets`].
     pub instruction_set: &'static str,

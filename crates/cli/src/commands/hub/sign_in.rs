@@ -1,11 +1,19 @@
 //! `mlxengine login`, `logout` and `whoami`.
 
+use std::borrow::Cow;
+
 use mlxengine::hub::{HubConfig, HuggingFaceApi, Token, remove_token, write_token};
+use rustyline::completion::Completer;
+use rustyline::highlight::{CmdKind, Highlighter};
+use rustyline::hint::Hinter;
+use rustyline::history::MemHistory;
+use rustyline::validate::Validator;
+use rustyline::{ColorMode, Config, Editor, Helper};
 
 use crate::App;
-use crate::failure::{Result, invalid};
+use crate::failure::{Result, Stop, invalid};
 use crate::hub_arguments::LoginArguments;
-use crate::input;
+use crate::{input, settings};
 
 /// Keeps a token, once the Hub has said whose it is.
 pub fn login(arguments: &LoginArguments, app: &App) -> Result<()> {
@@ -31,11 +39,46 @@ pub fn login(arguments: &LoginArguments, app: &App) -> Result<()> {
     Ok(())
 }
 
-/// Reads a token that is typed.
+/// Reads a token that is typed, which the terminal does not show.
 fn ask() -> Result<String> {
-    let typed = rustyline::DefaultEditor::new().and_then(|mut editor| editor.readline("token: "));
-    typed.map_err(|_| crate::failure::Stop::Interrupted)
+    if !settings::edits_lines() {
+        let error = invalid("this terminal would show the token");
+        return Err(error.with_remedy("pipe it in, as in `mlxengine login < FILE`").into());
+    }
+    // Hiding it is a matter of colours to the editor.
+    let config = Config::builder().color_mode(ColorMode::Forced).build();
+    let history = MemHistory::with_config(&config);
+    let typed = Editor::with_history(config, history).and_then(|mut editor| {
+        editor.set_helper(Some(Hidden));
+        editor.readline("token (it is not shown): ")
+    });
+    typed.map_err(|_| Stop::Interrupted)
 }
+
+/// Shows stars in place of what is typed.
+struct Hidden;
+
+impl Highlighter for Hidden {
+    fn highlight<'l>(&self, line: &'l str, _: usize) -> Cow<'l, str> {
+        Cow::Owned("*".repeat(line.chars().count()))
+    }
+
+    fn highlight_char(&self, _: &str, _: usize, _: CmdKind) -> bool {
+        true
+    }
+}
+
+impl Completer for Hidden {
+    type Candidate = String;
+}
+
+impl Hinter for Hidden {
+    type Hint = String;
+}
+
+impl Validator for Hidden {}
+
+impl Helper for Hidden {}
 
 /// Forgets the token.
 pub fn logout(app: &App) -> Result<()> {
