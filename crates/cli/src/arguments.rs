@@ -26,6 +26,10 @@ pub struct Arguments {
     #[command(flatten)]
     pub device: DeviceArguments,
 
+    /// Models of your own with short names, as a JSON list [default: MLXENGINE_REGISTRY]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Models")]
+    pub registry: Option<PathBuf>,
+
     /// Print the version, the instruction set and the number of threads
     #[arg(short = 'V', long)]
     pub version: bool,

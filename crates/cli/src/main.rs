@@ -67,6 +67,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments, printer: Printer, started: Instant) -> Result<()> {
     let settings = Settings::read(&arguments.device())?;
     settings.configure_device()?;
+    settings::add_models(arguments.registry.as_deref())?;
     if arguments.version {
         return commands::version::run(&printer);
     }

@@ -2,7 +2,8 @@
 //!
 //! A token of an answer takes
 //! - the bytes of the weights that it reads, at the speed at which one row is multiplied by weights that lie in memory;
-//! - the bytes of keys and values that it attends to, at the speed of such attention;
+//! - the bytes of keys and values that it attends to, at the speed of such attention, or where more heads share each of them,
+//!   the operations on them;
 //! - what each layer does one thing after another: handing work to the threads, and small operations between products.
 //!
 //! Tokens of a prompt take, in passes of 512,
@@ -27,6 +28,8 @@ const SERIAL: f64 = 6e-6;
 const TOKEN: f64 = 30e-6;
 /// Times that activations of a layer go to memory and come back.
 const TRIPS: f64 = 4.0;
+/// Operations on each byte of keys and values in the calibration, where four heads share each: more heads compute for longer.
+const SHARED: f64 = 4.0;
 /// Bits a weight, scales and biases among them, that the calibration measured as quantized and as plain ones.
 const MEASURED_BITS: [f64; 2] = [4.5, 16.0];
 
@@ -60,7 +63,7 @@ impl ModelCost {
         let states: usize = self.slots.iter().filter(carried).map(|slot| slot.bytes(1, cache)).sum();
         let attended = self.cache(depth, cache) - states as u64;
         self.weights.token as f64 / speed
-            + attended as f64 / machine.attention
+            + (attended as f64).max(self.attention(depth, 1) / SHARED) / machine.attention
             // Each state is read and written.
             + 2.0 * states as f64 / machine.memory_one_thread
             + self.serial(machine)
@@ -74,19 +77,23 @@ impl ModelCost {
         let products = 2.0 * rows * self.size.active as f64 / self.between([machine.products, machine.dense_products]);
         // However few the rows, weights come from memory once a pass; of a mixture nearly all of them.
         let weights = passes * self.weights.all as f64 / machine.memory;
-        let pairs = |most: Option<usize>| {
-            let most = most.unwrap_or(usize::MAX);
-            (depth + 1..=depth + prompt).map(|seen| seen.min(most) as f64).sum::<f64>()
-        };
-        let attended = self.spec.attended().map(|a| 2.0 * a.products as f64 * pairs(a.most)).sum::<f64>();
         let width = (self.spec.activation_bytes(2) - self.spec.activation_bytes(1)) as f64;
         let head = self.size.read() - self.size.active;
         let head = head as f64 / self.size.read().max(1) as f64 * self.weights.token as f64;
         products.max(weights)
-            + attended / machine.prompt_attention
+            + self.attention(depth, prompt) / machine.prompt_attention
             + TRIPS * rows * width * self.spec.layers.len() as f64 / machine.memory
             + head / self.between([machine.weights, machine.dense_weights])
             + passes * self.serial(machine)
+    }
+
+    /// Operations of the attention of `rows` tokens after `depth` others.
+    fn attention(&self, depth: usize, rows: usize) -> f64 {
+        let pairs = |most: Option<usize>| {
+            let most = most.unwrap_or(usize::MAX);
+            (depth + 1..=depth + rows).map(|seen| seen.min(most) as f64).sum::<f64>()
+        };
+        self.spec.attended().map(|a| 2.0 * a.products as f64 * pairs(a.most)).sum()
     }
 
     /// What the layers do one thing after another.
