@@ -17,7 +17,7 @@ const BOUNDLESS: usize = 1 << 24;
 /// The shortest context that is taken instead of the model's own.
 const SHORTEST: usize = 512;
 /// The shortest context that is worth a mention.
-const USEFUL: usize = 64;
+const USEFUL: usize = 16;
 
 impl ModelCost {
     /// The context that a load uses: the one asked for if it fits in memory, else the longest that does; none where the model
@@ -183,7 +183,7 @@ mod tests {
         let bounded = CacheOptions { max_tokens: Some(100), ..CacheOptions::default() };
         assert_eq!(cost.plan(1000, 1, &bounded).cache, plan.cache / 10);
         let eight = quantized(&cost, 8, &CacheOptions::default()).unwrap();
-        assert_eq!(cost.plan(1000, 1, &eight).cache, plan.cache / 16 * 9, "8 bits, and 32 for each 32");
+        assert_eq!(cost.plan(1000, 1, &eight).cache, plan.cache / 16 * 9, "8 bits, and 64 for each 64");
         assert_eq!(cost.plan(1000, 1, &CacheOptions::default()).weights, cost.weights());
     }
 

@@ -69,7 +69,7 @@ fn a_file_of_ones_own() {
 fn what_is_recommended_fits_and_is_fast_enough() {
     let here = Folder::new();
     let recommend = |arguments: &[&str]| -> serde_json::Value {
-        let arguments = [&["recommend", "--json"], arguments].concat();
+        let arguments = [&["recommend", "--json"][..], arguments].concat();
         let command = &mut mlxengine(&arguments);
         let said = transcript(command.env("XDG_CACHE_HOME", here.path("cache")), None);
         serde_json::from_str(said.trim_end_matches("[exit 0]\n")).unwrap_or_else(|e| panic!("{e}: {said}"))
@@ -80,7 +80,7 @@ fn what_is_recommended_fits_and_is_fast_enough() {
     // Six billion weights of 4.5 bits fit in 8 GB, thirty do not.
     assert!(names.contains(&"qwen3-8b") && names.contains(&"qwen3-0.6b"), "{names:?}");
     assert!(!names.contains(&"qwen3-30b-a3b") && !names.contains(&"llama-3.3-70b"), "{names:?}");
-    let at = |name| names.iter().position(|n| *n == name).unwrap();
+    let at = |name: &str| names.iter().position(|n| *n == name).unwrap();
     assert!(at("qwen3-8b") < at("qwen3-1.7b") && at("qwen3-1.7b") < at("qwen3-0.6b"), "{names:?}");
     let speed = |name: &str| list[at(name)]["speed"]["tokens_per_second"].as_f64().unwrap();
     assert!(speed("qwen3-8b") < speed("qwen3-1.7b") && speed("qwen3-1.7b") < speed("qwen3-0.6b"));
