@@ -13,7 +13,7 @@ pub fn parse(model: &str) -> Result<(RepoId, Option<String>), HubError> {
     let name = name.strip_prefix("https://huggingface.co/").unwrap_or(name).trim_end_matches('/');
     let (id, revision) = name.split_once('@').map_or((name, None), |(id, revision)| (id, Some(revision)));
     let revision = revision.map(mlxengine::hub::check_revision).transpose()?;
-    let known = ModelRegistry::builtin().get(id).map(|entry| entry.name.clone());
+    let known = ModelRegistry::current().get(id).map(|entry| entry.name.clone());
     Ok((RepoId::parse(known.as_deref().unwrap_or(id))?, revision.map(str::to_owned)))
 }
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use mlxengine::Purpose;
 use mlxengine::hub::Sort;
+use mlxengine::{Purpose, Wish};
 
 use crate::parsers;
 
@@ -18,6 +18,8 @@ pub enum HubCommand {
     Search(SearchArguments),
     /// Show the models that are known by a short name, and what they need
     Models(ModelsArguments),
+    /// Say which models run well on this machine, without asking the network
+    Recommend(RecommendArguments),
     /// List the models on this machine
     #[command(visible_alias = "ls")]
     List(ListArguments),
@@ -161,10 +163,47 @@ pub struct ModelsArguments {
     pub json: bool,
 }
 
+/// `mlxengine recommend`.
+#[derive(Args)]
+pub struct RecommendArguments {
+    /// What it is for
+    #[arg(long, value_enum, default_value = "chat")]
+    pub kind: Kind,
+
+    /// Least tokens of an answer a second; 5 is about as fast as people read
+    #[arg(long, value_name = "N", default_value_t = Wish::READING, value_parser = parsers::speed)]
+    pub min_tps: f64,
+
+    /// Tokens that it must take, that memory is reckoned with, and after which answers are that fast
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = parsers::positive)]
+    pub context: usize,
+
+    /// Tokens of the prompt whose answer is waited for
+    #[arg(long, value_name = "N", default_value = "512", value_parser = parsers::positive)]
+    pub prompt: usize,
+
+    /// The most memory, as 8GB [default: what is available]
+    #[arg(long, value_name = "BYTES", value_parser = size)]
+    pub memory: Option<u64>,
+
+    /// The most models
+    #[arg(long, value_name = "N", default_value = "10", value_parser = parsers::positive)]
+    pub limit: usize,
+
+    /// Also what is not recommended, and why
+    #[arg(long)]
+    pub all: bool,
+
+    /// Print a JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// What a model is for.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Kind {
     /// Text to text
+    #[value(alias = "chat")]
     Language,
     /// Images and text to text
     Vision,

@@ -13,6 +13,7 @@ mod hub_arguments;
 mod input;
 mod interrupt;
 mod load;
+mod load_arguments;
 mod local;
 mod nearest;
 mod parsers;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments, printer: Printer, started: Instant) -> Result<()> {
     let settings = Settings::read(&arguments.device())?;
     settings.configure_device()?;
+    settings::add_models(arguments.registry.as_deref())?;
     if arguments.version {
         return commands::version::run(&printer);
     }

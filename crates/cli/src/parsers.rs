@@ -9,6 +9,14 @@ pub fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n >= 1).ok_or_else(|| "must be a whole number of 1 or more".to_owned())
 }
 
+/// Tokens a second.
+pub fn speed(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|n: &f64| n.is_finite() && *n >= 0.0)
+        .ok_or_else(|| "must be a number of 0 or more".to_owned())
+}
+
 /// A whole number.
 pub fn count(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| "must be whole numbers, as in 512 or 0,4096".to_owned())

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use mlxengine::hub::{ENDPOINT, HubConfig, Token, read_token};
 use mlxengine::{
     CacheOptions, EngineError, ErrorKind, GenerateOptions, GenerateParams, KvQuantization, LoadOptions, ModelPaths,
-    ModelSource, Precision, RenderOptions, device,
+    ModelRegistry, ModelSource, Precision, RenderOptions, device,
 };
 use serde_json::Value;
 
@@ -26,6 +26,8 @@ const MODELS: Variable = Variable {
     name: "MLXENGINE_MODELS",
     meaning: "directories with models as org/name, separated as in PATH; mlx://org/name is looked for there",
 };
+const REGISTRY: Variable =
+    Variable { name: "MLXENGINE_REGISTRY", meaning: "a file of models of your own with short names, as --registry" };
 const CHAT_URL: Variable = Variable { name: "LLM_CHAT_API_URL", meaning: "the model of `chat`, as mlx://org/name" };
 const HF_HUB_CACHE: Variable =
     Variable { name: "HF_HUB_CACHE", meaning: "the Hub's cache, shared with other programs" };
@@ -45,10 +47,11 @@ const NO_COLOR: Variable = Variable { name: "NO_COLOR", meaning: "if set and not
 const TERM: Variable = Variable { name: "TERM", meaning: "if `dumb`: no colours and no bars" };
 
 /// Every variable that is read, in the order of the help.
-const VARIABLES: [&Variable; 13] = [
+const VARIABLES: [&Variable; 14] = [
     &ISA,
     &THREADS,
     &MODELS,
+    &REGISTRY,
     &CHAT_URL,
     &HF_HUB_CACHE,
     &HF_HOME,
@@ -240,10 +243,21 @@ impl Settings {
                 Exactness::Fast => Precision::Fast,
             },
             memory: None,
+            overcommit: arguments.overcommit,
             cache_memory: arguments.cache_memory,
             adapters: arguments.adapters.clone(),
         }
     }
+}
+
+/// Lets models be called by the short names of the user's file as well.
+pub fn add_models(file: Option<&Path>) -> Result<()> {
+    if let Some(file) = file.map(Path::to_owned).or_else(|| path(&REGISTRY)) {
+        let mut registry = ModelRegistry::builtin();
+        registry.load(file)?;
+        registry.make_current();
+    }
+    Ok(())
 }
 
 fn isa(arguments: &DeviceArguments) -> Result<Option<String>> {

@@ -230,21 +230,6 @@ impl LoadedModel {
     pub fn cache_bytes(&self, length: usize, options: &CacheOptions) -> usize {
         self.network.cache_bytes(length, options)
     }
-
-    /// [`activation_bytes`] of this model.
-    pub fn activation_bytes(&self, tokens: usize) -> usize {
-        activation_bytes(&*self.network, tokens)
-    }
-}
-
-/// Bytes of activations that a pass over `tokens` positions needs at its peak.
-pub fn activation_bytes(network: &dyn LanguageModel, tokens: usize) -> usize {
-    let spec = network.spec();
-    let widest = spec.layers.iter().map(|layer| {
-        let mixer = layer.mixer.as_ref().map_or(0, |mixer| mixer.width(spec.dim));
-        mixer.max(layer.mlp.as_ref().map_or(0, |mlp| mlp.width(spec.dim)))
-    });
-    4 * (tokens * (3 * spec.dim + widest.max().unwrap_or(0)) + 2 * spec.vocab)
 }
 
 /// The files that say how text becomes tokens.

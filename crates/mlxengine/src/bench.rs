@@ -17,7 +17,6 @@
 use std::fmt;
 use std::time::Instant;
 
-use mlxengine_engine::model::activation_bytes;
 use mlxengine_engine::{CancelToken, EngineError, ErrorKind, Result};
 use mlxengine_models::{Adapter, Checkpoint, LanguageModel, Span, State, decoder};
 
@@ -176,7 +175,7 @@ impl Benchmark {
         let cache = self.network.cache_bytes(test.length(), &self.options.generate.cache);
         let need = (self.bytes() as usize)
             .saturating_add(cache.saturating_mul(test.sequences))
-            .saturating_add(activation_bytes(&*self.network, pass)) as u64;
+            .saturating_add(self.network.spec().activation_bytes(pass) as usize) as u64;
         let available = self.options.memory.unwrap_or_else(|| memory().available);
         if need > available {
             let message = format!("{test} needs {} of memory, and {} are available", human(need), human(available));
@@ -228,7 +227,7 @@ impl Benchmark {
     fn pass_bytes(&self, test: &Test) -> u64 {
         let weights = self.network.record().token_bytes(self.network.spec());
         let length = test.depth + test.generated.div_ceil(2);
-        (weights + test.sequences * self.network.cache_bytes(length, &self.options.generate.cache)) as u64
+        weights + (test.sequences * self.network.cache_bytes(length, &self.options.generate.cache)) as u64
     }
 }
 

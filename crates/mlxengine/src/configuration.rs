@@ -6,6 +6,7 @@ use mlxengine_models::{CacheOptions, Checkpoint, families};
 use serde::{Deserialize, Serialize};
 
 use crate::card::Card;
+use crate::cost::ModelCost;
 
 /// What a model takes in and gives out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -39,11 +40,13 @@ pub struct EndTokenInfo {
 /// Memory that a model needs, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryPlan {
-    /// Tokens of the sequence that this is for.
+    /// Tokens of each sequence that this is for.
     pub context: usize,
+    /// Sequences at once.
+    pub sequences: usize,
     /// Weights: pages of the mapped file, which several processes share.
     pub weights: u64,
-    /// Keys and values of one sequence.
+    /// What sequences keep: keys and values, states of recurrences.
     pub cache: u64,
     /// Activations at the peak.
     pub activations: u64,
@@ -107,7 +110,7 @@ pub struct ModelConfiguration {
 pub(crate) const PLANNED_PASS: usize = 512;
 
 impl ModelConfiguration {
-    pub(crate) fn new(name: &str, checkpoint: &Checkpoint, model: &LoadedModel) -> Result<Self> {
+    pub(crate) fn new(name: &str, checkpoint: &Checkpoint, model: &LoadedModel, cost: &ModelCost) -> Result<Self> {
         let (spec, record) = (model.network.spec(), model.network.record());
         let readme = checkpoint.source.read("README.md")?;
         let card = readme.map(|bytes| Card::parse(&String::from_utf8_lossy(&bytes))).unwrap_or_default();
@@ -137,7 +140,7 @@ impl ModelConfiguration {
                 .as_ref()
                 .map(GenerateParams::from_generation_config)
                 .unwrap_or_default(),
-            memory: plan(model, spec.context.unwrap_or(4096), &CacheOptions::default()),
+            memory: cost.plan(spec.context.unwrap_or(4096), 1, &CacheOptions::default()),
             licence: card.licence,
             tags: card.tags,
             base_model: card.base_model,
@@ -169,16 +172,6 @@ pub(crate) fn storage(record: &Record) -> Vec<StorageShare> {
         StorageShare { format, parameters: count as u64 }
     };
     record.storages().into_iter().map(share).collect()
-}
-
-/// Memory for a sequence of `context` tokens.
-pub(crate) fn plan(model: &LoadedModel, context: usize, cache: &CacheOptions) -> MemoryPlan {
-    MemoryPlan {
-        context,
-        weights: (model.network.record().bytes() + model.adapter_bytes()) as u64,
-        cache: model.cache_bytes(context, cache) as u64,
-        activations: model.activation_bytes(context.min(PLANNED_PASS)) as u64,
-    }
 }
 
 /// Weights of experts that do not work on a given token.

@@ -11,9 +11,9 @@ use mlxengine_engine::{
 use mlxengine_models::{Checkpoint, KvQuantization, Precision};
 use serde::{Deserialize, Serialize};
 
-use crate::configuration::{MemoryPlan, ModelConfiguration, plan};
+use crate::configuration::{MemoryPlan, ModelConfiguration};
+use crate::cost::ModelCost;
 use crate::features::{Feature, Features};
-use crate::memory::{human, memory};
 use crate::source::{ModelPaths, ModelSource};
 
 /// What a model is asked to continue.
@@ -80,6 +80,9 @@ pub struct LoadOptions {
     pub precision: Precision,
     /// Memory that may be used, in bytes; what the machine has available if not given.
     pub memory: Option<u64>,
+    /// Whether a model is loaded that does not fit. What does not stay in memory of its weights is read from the disk again for
+    /// each token.
+    pub overcommit: bool,
     /// Most bytes that the caches of a sequence may take: the context is as long as fits.
     pub cache_memory: Option<u64>,
     /// Adapters by name, in MLX's layout or PEFT's; [`GenerateParams::adapter`] chooses one.
@@ -152,6 +155,7 @@ pub struct InferenceEngine {
 struct Inner {
     configuration: ModelConfiguration,
     features: Features,
+    cost: ModelCost,
     model: RwLock<Option<Arc<LoadedModel>>>,
 }
 
@@ -188,6 +192,10 @@ impl InferenceEngine {
     pub fn load_with(model: &str, options: &LoadOptions, mut progress: impl FnMut(LoadProgress)) -> Result<Self> {
         let source = ModelSource::parse(model)?.resolve(&options.paths)?;
         let checkpoint = Checkpoint::open(source)?;
+        let adapters = options.adapters.iter().map(|(_, directory)| directory.as_path());
+        let cost = ModelCost::of_checkpoint(&checkpoint, options.precision)?.with_adapters(adapters);
+        // Before anything is loaded.
+        let context = cost.fit(options)?;
         let mut loaded =
             LoadedModel::load(&checkpoint, options.precision, |done, total| progress(LoadProgress { done, total }))?;
         for (name, directory) in &options.adapters {
@@ -198,12 +206,11 @@ impl InferenceEngine {
         if let Some(draft) = &options.generate.draft {
             draft.check(&loaded)?;
         }
-        let context = fit(&loaded, options)?;
-        let configuration = ModelConfiguration::new(model, &checkpoint, &loaded)?;
+        let configuration = ModelConfiguration::new(model, &checkpoint, &loaded, &cost)?;
         let features = features(&loaded);
         let options = GenerateOptions { context, ..options.generate.clone() };
         let model = RwLock::new(Some(Arc::new(loaded)));
-        Ok(Self { inner: Arc::new(Inner { configuration, features, model }), options })
+        Ok(Self { inner: Arc::new(Inner { configuration, features, cost, model }), options })
     }
 
     /// The model itself: its tokenizer, its template, its network.
@@ -219,11 +226,19 @@ impl InferenceEngine {
     }
 
     /// Memory that a sequence of `context` tokens needs, with this engine's caches.
-    ///
-    /// # Errors
-    /// If the model was unloaded.
-    pub fn memory_plan(&self, context: usize) -> Result<MemoryPlan> {
-        Ok(plan(&*self.model()?, context, &self.options.cache))
+    pub fn memory_plan(&self, context: usize) -> MemoryPlan {
+        self.cost().plan(context, 1, &self.options.cache)
+    }
+
+    /// Whether an answer is under way, or somebody holds the model itself.
+    pub fn is_busy(&self) -> bool {
+        let model = self.inner.model.read().unwrap_or_else(|e| e.into_inner());
+        model.as_ref().is_some_and(|model| Arc::strong_count(model) > 1)
+    }
+
+    /// What this model takes of a machine.
+    pub fn cost(&self) -> &ModelCost {
+        &self.inner.cost
     }
 
     /// Longest sequence, prompt and answer together, if there is a limit.
@@ -475,57 +490,4 @@ fn features(model: &LoadedModel) -> Features {
         features.push(Feature::Lora);
     }
     features.into_iter().collect()
-}
-
-/// A context that stands for one without a limit.
-const BOUNDLESS: usize = 1 << 24;
-
-/// The context that will be used: the one asked for if it fits in memory, else the longest that does.
-fn fit(model: &LoadedModel, options: &LoadOptions) -> Result<Option<usize>> {
-    let own = model.context();
-    if let (Some(asked), Some(own)) = (options.context, own)
-        && asked > own
-    {
-        let message = format!("a context of {asked} tokens was asked for, and the model was made for {own}");
-        return Err(EngineError::new(ErrorKind::ContextExceeded, message).with_remedy(format!("ask for at most {own}")));
-    }
-    // Without a limit of the model's own, a budget for caches is one.
-    let longest = options.cache_memory.map(|_| BOUNDLESS);
-    let Some(wanted) = options.context.or(own).or(longest) else { return Ok(None) };
-    let available = options.memory.unwrap_or_else(|| memory().available);
-    let need = |context: usize| plan(model, context, &options.generate.cache);
-    let within_budget = |context: usize| options.cache_memory.is_none_or(|most| need(context).cache <= most);
-    let fitting = |context: usize| within_budget(context) && need(context).total() <= available;
-    if fitting(wanted) {
-        return Ok(Some(wanted));
-    }
-    // The plan grows with the context, so the longest that fits is found by halving.
-    let (mut fits, mut too_long) = (0, wanted);
-    while too_long - fits > 1 {
-        let middle = fits + (too_long - fits) / 2;
-        if fitting(middle) { fits = middle } else { too_long = middle }
-    }
-    if options.context.is_none() && fits >= wanted.min(512) {
-        return Ok(Some(fits));
-    }
-    let plan = need(wanted);
-    if let Some(most) = options.cache_memory.filter(|most| plan.cache > *most) {
-        let message =
-            format!("the cache of {wanted} tokens needs {}, and its budget is {}", human(plan.cache), human(most));
-        let remedy = format!("a context of {fits} tokens would fit, and more with a quantized cache");
-        return Err(EngineError::new(ErrorKind::OutOfMemory, message).with_remedy(remedy));
-    }
-    let message = format!(
-        "a context of {wanted} tokens needs {} (weights {}, cache {}, activations {}), and {} are available",
-        human(plan.total()),
-        human(plan.weights),
-        human(plan.cache),
-        human(plan.activations),
-        human(available)
-    );
-    let remedy = match fits {
-        0..64 => "close other programs, or take a smaller model".to_owned(),
-        fits => format!("a context of {fits} tokens would fit, and more with a quantized cache"),
-    };
-    Err(EngineError::new(ErrorKind::OutOfMemory, message).with_remedy(remedy))
 }

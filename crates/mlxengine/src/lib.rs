@@ -31,6 +31,7 @@ mod batch;
 pub mod bench;
 mod card;
 mod configuration;
+mod cost;
 #[cfg(feature = "demo")]
 mod demo;
 pub mod device;
@@ -39,9 +40,12 @@ mod engine;
 mod evaluate;
 mod explain;
 mod features;
+mod fit;
 mod fuse;
 pub mod gguf;
+mod manager;
 pub mod memory;
+mod predict;
 mod registry;
 mod session;
 mod source;
@@ -50,11 +54,13 @@ pub mod stream;
 mod transcript;
 
 pub use configuration::{EndTokenInfo, MemoryPlan, ModelConfiguration, ModelKind, StorageShare};
+pub use cost::ModelCost;
 pub use engine::{Generated, InferenceEngine, LlmEngine, LoadOptions, LoadProgress, Prompt, TokenStream};
 pub use evaluate::{Choice, Example, PerplexityOptions, Question};
 pub use explain::{Explanation, TokenPiece, Turn, explain};
 pub use features::{Feature, Features};
 pub use fuse::{Agreement, FuseOptions, FuseReport, fuse};
+pub use manager::{Held, ManagerLimits, ModelManager};
 pub use mlxengine_engine::answer::message;
 pub use mlxengine_engine::evaluate::{Likelihood, Perplexity};
 pub use mlxengine_engine::text::probe::{Parting, ThinkingSwitch};
@@ -68,8 +74,10 @@ pub use mlxengine_engine::{
 pub use mlxengine_hub as hub;
 pub use mlxengine_models::families::{FAMILIES, Family};
 pub use mlxengine_models::{CacheOptions, KvQuantization, Loss, Precision};
+pub use predict::Prediction;
 pub use registry::{
-    Ability, Bytes, Found, LayerCache, ModelRegistry, Purpose, Query, RegistryEntry, RegistryMemory, Storage,
+    Ability, Bytes, Found, LayerCache, ModelRegistry, Purpose, Query, Recommendation, RegistryEntry, RegistryMemory,
+    Storage, Verdict, Wish,
 };
 pub use session::{ChatSession, ReplyStream};
 pub use source::{ModelPaths, ModelSource};

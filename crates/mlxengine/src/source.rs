@@ -62,7 +62,8 @@ impl ModelSource {
     /// A short name of the registry, perhaps with `@revision`.
     fn parse_alias(name: &str) -> Option<ModelSource> {
         let (alias, revision) = name.split_once('@').map_or((name, None), |(alias, revision)| (alias, Some(revision)));
-        let id = ModelRegistry::hub_name(alias)?;
+        let registry = ModelRegistry::current();
+        let id = registry.get(alias)?.name.as_str();
         Self::parse_url(&revision.map_or_else(|| id.to_owned(), |revision| format!("{id}@{revision}")))
     }
 

@@ -34,9 +34,17 @@ impl Config {
         let value: Value = serde_json::from_slice(bytes)
             .or_else(|e| serde_json::from_str(&without_bare_floats(bytes)).map_err(|_| e))
             .map_err(|e| Error::invalid(format!("config.json is not valid JSON: {e}")))?;
-        let Value::Object(mut values) = value else {
+        let Value::Object(values) = value else {
             return Err(Error::invalid("config.json is not a JSON object"));
         };
+        Self::of(values)
+    }
+
+    /// The values of a `config.json`.
+    ///
+    /// # Errors
+    /// If they name no `model_type`.
+    pub fn of(mut values: Map<String, Value>) -> Result<Config> {
         values.values_mut().for_each(untag_floats);
         let config = Config { values };
         config

@@ -3,9 +3,12 @@
 //! A field that one family alone would use does not belong here: such a family implements
 //! [`crate::LanguageModel`] itself.
 
+mod kept;
 mod mixer;
 mod mlp;
+mod size;
 
+pub(crate) use kept::kept;
 pub use mixer::{
     BlockSparse, DeltaProjection, GateNorm, GatedDelta, Indexer, KeyedDecay, KeyedDelta, Latent, LinearAttention,
     Mixer, ScalarStateSpace, ShortConv, StateSpace,
@@ -14,6 +17,7 @@ pub use mlp::{
     ExpertLatent, Experts, Gate, Gated, Groups, JoinedExperts, Learned, Mlp, Plain, Router, Scores, Shared, SharedGate,
     Unit,
 };
+pub use size::{Attended, Size};
 
 /// A whole decoder.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,6 +3,7 @@
 mod adapted;
 mod experts;
 mod groups;
+mod headers;
 mod latent;
 mod names;
 mod packed;
@@ -17,6 +18,8 @@ use mlxengine_tensor::{Dtype, Precision, QuantFormat, Shape, Spec, Tensor, Weigh
 use crate::adapters::AdapterReport;
 use crate::linear::Linear;
 use crate::{Checkpoint, Error, Result, spec};
+use headers::Shares;
+pub use headers::WeightBytes;
 use quantizers::Quantizer;
 
 /// One array that a model took from its checkpoint.
@@ -67,20 +70,9 @@ impl Record {
 
     /// Bytes of the weights that one token reads: of the experts those that a router picks, and one row of an embedding that
     /// is not the head as well.
-    pub fn token_bytes(&self, spec: &spec::Decoder) -> usize {
-        let own_head = self.taken.iter().any(|t| t.module == "lm_head");
-        let experts = spec.layers.iter().find_map(|layer| match &layer.mlp {
-            Some(spec::Mlp::Experts(e)) => Some((e.active, e.count)),
-            _ => None,
-        });
-        let read = |t: &Taken| match experts {
-            _ if own_head && t.module.ends_with("embed_tokens") => t.bytes / spec.vocab,
-            Some((active, count)) if [".switch_mlp.", ".experts."].iter().any(|part| t.module.contains(part)) => {
-                t.bytes * active / count
-            }
-            _ => t.bytes,
-        };
-        self.taken.iter().map(read).sum()
+    pub fn token_bytes(&self, spec: &spec::Decoder) -> u64 {
+        let shares = Shares::new(spec, self.taken.iter().any(|t| t.module == "lm_head"));
+        self.taken.iter().map(|t| shares.read(&t.module, t.bytes as u64)).sum()
     }
 
     /// Each way of storage with the weights stored so, most first.
@@ -247,12 +239,9 @@ pub struct Scope<'a> {
 }
 
 impl<'a> Scope<'a> {
-    /// The floats in which keys and values are kept: half the bytes where products round their inputs anyway.
+    /// The floats in which keys and values are kept.
     pub(crate) fn kept(&self) -> Dtype {
-        match self.weights.precision {
-            Precision::Exact => Dtype::F32,
-            Precision::Fast => Dtype::F16,
-        }
+        spec::kept(self.weights.precision)
     }
 
     /// The scope of a part.

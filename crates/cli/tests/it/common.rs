@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub fn mlxengine(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mlxengine"));
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    for name in ["MLXENGINE_ISA", "MLXENGINE_THREADS", "MLXENGINE_MODELS", "LLM_CHAT_API_URL", "HF_HOME"] {
+    for name in
+        ["MLXENGINE_ISA", "MLXENGINE_THREADS", "MLXENGINE_MODELS", "MLXENGINE_REGISTRY", "LLM_CHAT_API_URL", "HF_HOME"]
+    {
         command.env_remove(name);
     }
     for name in ["HF_ENDPOINT", "HF_TOKEN"] {

@@ -91,10 +91,7 @@ pub(super) fn check(model: &str, paths: &ModelPaths, add: &mut dyn FnMut(Check))
 fn fits(engine: &InferenceEngine) -> Check {
     const NAME: &str = "model memory";
     let context = engine.context().map_or(4096, |most| most.min(4096));
-    let plan = match engine.memory_plan(context) {
-        Ok(plan) => plan,
-        Err(error) => return Check::engine_error(NAME, &error),
-    };
+    let plan = engine.memory_plan(context);
     let available = memory().available;
     let said = format!("{} with a context of {context} tokens", human(plan.total()));
     if plan.total() <= available {

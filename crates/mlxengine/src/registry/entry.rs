@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use mlxengine_engine::{EngineError, Result};
+use mlxengine_models::{Config, Precision};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::cost::ModelCost;
 
 /// What a known model is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -217,6 +222,9 @@ pub struct RegistryEntry {
     /// What its layers keep of a text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<Vec<LayerCache>>,
+    /// The sizes in its `config.json`, with what else there says how a layer works.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<Map<String, Value>>,
     /// The licence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub license: Option<String>,
@@ -245,6 +253,7 @@ impl RegistryEntry {
             bytes: None,
             context: None,
             cache: None,
+            config: None,
             license: None,
             capabilities: Vec::new(),
             languages: Vec::new(),
@@ -281,6 +290,18 @@ impl RegistryEntry {
         Some(RegistryMemory { weights: self.weights()?, cache })
     }
 
+    /// What it takes of a machine; none if its configuration or how its weights are stored is not known.
+    ///
+    /// # Errors
+    /// If this build does not run such a configuration.
+    pub fn cost(&self) -> Option<Result<ModelCost>> {
+        let (config, storage) = (self.config.clone()?, self.quantization.as_ref()?);
+        let cost = Config::of(config).map_err(EngineError::from);
+        let cost = cost.and_then(|config| ModelCost::of_config(&config, storage.bits_per_weight(), Precision::Fast));
+        let weighed = |cost: ModelCost| self.bytes.iter().fold(cost, |cost, bytes| cost.weighing(*bytes));
+        Some(cost.map(weighed))
+    }
+
     /// The first field that cannot be right, and why.
     pub(super) fn flaw(&self) -> Option<(&'static str, String)> {
         let parts: Vec<&str> = self.name.split('/').collect();
@@ -288,6 +309,7 @@ impl RegistryEntry {
             |part: &&str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         let off =
             self.bytes.zip(self.estimate()).filter(|(stated, estimate)| stated.abs_diff(*estimate) * 100 > stated * 15);
+        let refused = self.config.clone().and_then(|config| Config::of(config).err()).map(|error| error.to_string());
         let flaws = [
             ("name", parts.len() != 2 || !parts.iter().all(plain), "must be org/name, as on the Hub".to_owned()),
             (
@@ -310,6 +332,7 @@ impl RegistryEntry {
                 }),
             ),
             ("context", self.context == Some(0), "must be more than 0".to_owned()),
+            ("config", refused.is_some(), refused.unwrap_or_default()),
             ("cache", self.cache.iter().flatten().any(|layers| !layers.is_sane()), "has an empty size".to_owned()),
         ];
         flaws.into_iter().find(|(_, wrong, _)| *wrong).map(|(field, _, why)| (field, why))

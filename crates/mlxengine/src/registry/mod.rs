@@ -2,18 +2,23 @@
 
 mod entry;
 mod read;
+mod recommend;
 #[cfg(test)]
 mod tests;
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use mlxengine_engine::{EngineError, ErrorKind, Result};
 
 pub use entry::{Ability, Bytes, LayerCache, Purpose, RegistryEntry, RegistryMemory, Storage};
+pub use recommend::{Recommendation, Verdict, Wish};
 
 /// The tokens for which memory is reckoned if nobody says how many.
 const USUAL_CONTEXT: u64 = 4096;
+
+/// What [`ModelRegistry::make_current`] was given.
+static CURRENT: RwLock<Option<Arc<ModelRegistry>>> = RwLock::new(None);
 
 /// Models that are known by name: those that the library brings, and the user's own.
 ///
@@ -98,6 +103,18 @@ impl ModelRegistry {
         Self::shared().clone()
     }
 
+    /// The models by whose short names this process calls them: those that the library brings, unless others were made current.
+    #[must_use]
+    pub fn current() -> Arc<ModelRegistry> {
+        let current = CURRENT.read().unwrap_or_else(PoisonError::into_inner);
+        current.clone().unwrap_or_else(|| Arc::new(Self::builtin()))
+    }
+
+    /// Lets this process call models by the short names of this registry from now on.
+    pub fn make_current(self) {
+        *CURRENT.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(self));
+    }
+
     fn shared() -> &'static ModelRegistry {
         static BUILTIN: OnceLock<ModelRegistry> = OnceLock::new();
         BUILTIN.get_or_init(|| {
@@ -105,11 +122,6 @@ impl ModelRegistry {
             registry.read(include_str!("models.json")).expect("the registry inside the library is sound");
             registry
         })
-    }
-
-    /// The name on the Hub of a model that the library brings, if this is one of its short names.
-    pub(crate) fn hub_name(alias: &str) -> Option<&'static str> {
-        Self::shared().get(alias).map(|entry| entry.name.as_str())
     }
 
     /// All models.

@@ -28,6 +28,7 @@ fn entry(number: usize, value: Value) -> Result<RegistryEntry> {
         bytes: fields.maybe("bytes")?,
         context: fields.maybe("context")?,
         cache: fields.maybe("cache")?,
+        config: fields.maybe("config")?,
         license: fields.maybe("license")?,
         capabilities: fields.maybe("capabilities")?.unwrap_or_default(),
         languages: fields.maybe("languages")?.unwrap_or_default(),

@@ -1,5 +1,7 @@
 use std::collections::BTreeSet;
 
+use mlxengine_models::CacheOptions;
+
 use super::*;
 
 fn names<'a>(entries: impl Iterator<Item = &'a RegistryEntry>) -> Vec<&'a str> {
@@ -55,6 +57,33 @@ fn memory_is_weights_and_cache() {
     assert_eq!(state, 48 * (48 * 128 * 128 + 3 * (2 * 16 * 128 + 48 * 128)) * 2);
     assert!(registry.get("sdxl").unwrap().memory(1).is_none());
     assert!(!registry.get("llama-3.2-1b").unwrap().weights().unwrap().estimated);
+}
+
+#[test]
+fn configurations_agree_with_what_else_is_known() {
+    let mut count = 0;
+    for entry in ModelRegistry::builtin().entries().iter().filter(|entry| entry.config.is_some()) {
+        let name = &entry.name;
+        let cost = entry.cost().unwrap_or_else(|| panic!("{name}: its storage is not known"));
+        let cost = cost.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(entry.config.as_ref().unwrap()["model_type"].as_str(), entry.family.as_deref(), "{name}");
+        assert_eq!(cost.context().map(|n| n as u64), entry.context, "{name}");
+        // Names of models that see count the part that sees.
+        if entry.kind == Purpose::Language {
+            let (all, known) = (cost.parameters()[0] as f64, entry.parameters.unwrap() as f64);
+            assert!((all / known - 1.0).abs() < 0.05, "{name}: {all} of {known}");
+        }
+        // States of recurrences are kept in 32 bits.
+        let recurrent = |layers: &LayerCache| matches!(layers, LayerCache::Recurrent { .. });
+        if !entry.cache.iter().flatten().any(recurrent) {
+            for context in [100, 3000, 100_000] {
+                let own = cost.cache(context, &CacheOptions::default());
+                assert_eq!(own, entry.memory(context as u64).unwrap().cache, "{name} with {context} tokens");
+            }
+        }
+        count += 1;
+    }
+    assert!(count >= 20, "{count}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::decoder::Span;
 use crate::linear::Linear;
 use crate::norm::Norm;
 use crate::spec::{self, HeadGate, Projection, QkNorm, QkSpan, Temperature};
-use crate::state::{KvShape, SlotSpec, View};
+use crate::state::View;
 use crate::weights::Scope;
 
 #[derive(Debug)]
@@ -89,7 +89,6 @@ impl Attention {
             Some(HeadGate::Query) | None => None,
         };
         let v_norm = spec.v_norm.map(|n| Norm::load(n.bare(), w, "v_norm", spec.value_dim)).transpose()?;
-        let shape = KvShape { heads: kv_heads, key_dim: spec.head_dim, value_dim: Some(spec.value_dim) };
         Ok(Self {
             input,
             o: w.linear("o_proj", [heads * spec.value_dim, dim], spec.out_bias)?,
@@ -104,7 +103,7 @@ impl Attention {
                     ["k_proj", "v_proj", "k_norm"].iter().for_each(|part| w.ignore(part, reason));
                     plan.shared(layer)
                 }
-                None => plan.kept(SlotSpec::Kv { shape, dtype: w.kept(), window: spec.window }),
+                None => plan.kept(spec.slot(w.kept())),
             },
             spec: spec.clone(),
         })

@@ -1,6 +1,6 @@
 //! Attention over some blocks of positions, which a small attention chooses for each query and group of heads.
 
-use mlxengine_tensor::{Dtype, Sdpa, Tensor, Tensors, Weight};
+use mlxengine_tensor::{Sdpa, Tensor, Tensors, Weight};
 use smallvec::smallvec;
 
 use super::attention::{Attention, Inputs};
@@ -10,7 +10,7 @@ use crate::decoder::Span;
 use crate::linear::Linear;
 use crate::norm::Norm;
 use crate::spec;
-use crate::state::{KvShape, SlotSpec, View};
+use crate::state::View;
 use crate::weights::Scope;
 
 #[derive(Debug)]
@@ -26,7 +26,6 @@ pub(crate) struct BlockSparse {
 
 impl BlockSparse {
     pub(crate) fn load(spec: &spec::BlockSparse, w: &Scope<'_>, dim: usize, plan: &mut Plan) -> Result<Self> {
-        let shape = KvShape { heads: 1, key_dim: spec.head_dim, value_dim: None };
         Ok(Self {
             attention: Attention::load(&spec.attention, w, dim, plan)?,
             queries: w.linear("index_q_proj", [dim, spec.heads * spec.head_dim], false)?,
@@ -36,7 +35,7 @@ impl BlockSparse {
                 Norm::load(spec.norm, w, "index_k_norm", spec.head_dim)?,
             ],
             rotation: plan.rotation(&spec.rope),
-            slot: plan.slot(SlotSpec::Kv { shape, dtype: Dtype::F32, window: None }),
+            slot: plan.slot(spec.slot()),
             spec: spec.clone(),
         })
     }

@@ -1,6 +1,6 @@
 //! A causal convolution of each channel alone, over the last few positions.
 
-use mlxengine_tensor::{Shape, Tensor};
+use mlxengine_tensor::Tensor;
 
 use crate::Result;
 use crate::weights::Scope;
@@ -21,11 +21,6 @@ impl Conv {
     /// Without a bias, of kernels `[channels, kernel]`.
     pub(super) fn new(kernels: Tensor) -> Self {
         Self { weight: kernels.permute(&[1, 0]), bias: None }
-    }
-
-    /// Shape of the inputs that a sequence carries from one pass to the next.
-    pub(super) fn tail(&self) -> Shape {
-        [self.weight.shape()[0] - 1, self.weight.shape()[1]].into()
     }
 
     /// `x [T, channels] -> [T, channels]`, after the inputs in `tail`, which it moves on.

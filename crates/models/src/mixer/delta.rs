@@ -1,7 +1,6 @@
 //! The delta rule: each position forgets a little, then corrects what its key recalls towards its value.
 
 use mlxengine_tensor::{Tensor, Unary};
-use smallvec::smallvec;
 
 use super::conv::Conv;
 use super::{Plan, each_span};
@@ -10,7 +9,6 @@ use crate::decoder::Span;
 use crate::linear::Linear;
 use crate::norm::Norm;
 use crate::spec::{self, DeltaProjection, KeyedDecay};
-use crate::state::SlotSpec;
 use crate::weights::Scope;
 
 /// Added to the square of a query's or key's length.
@@ -99,7 +97,7 @@ impl GatedDelta {
             rate: w.vector("A_log", heads)?.unary(Unary::Exp).scale(-1.0),
             norm: Norm::load(spec.norm, w, norm, spec.value_dim)?,
             output: w.linear(output, [values, dim], false)?,
-            slot: plan.slot(SlotSpec::Recurrent(smallvec![conv.tail(), [heads, spec.value_dim, spec.key_dim].into()])),
+            slot: plan.slot(spec.slot()),
             conv,
             spec: *spec,
         })
@@ -210,7 +208,7 @@ impl KeyedDelta {
             rate: Tensor::zeros(rate.dtype(), [heads, head_dim]).add(&rate.unary(Unary::Exp)).reshape([inner]),
             norm: Norm::load(norm, w, "o_norm", head_dim)?,
             output: linear("o_proj", [inner, dim])?,
-            slot: plan.slot(SlotSpec::Recurrent(smallvec![conv.tail(), [heads, head_dim, head_dim].into()])),
+            slot: plan.slot(spec.slot()),
             conv,
             spec: *spec,
         })

@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use mlxengine_tensor::{Dtype, Tensor, Unary};
+use mlxengine_tensor::{Tensor, Unary};
 
 use super::{Pass, Plan};
 use crate::Result;
 use crate::linear::Linear;
 use crate::spec;
-use crate::state::{KvShape, SlotSpec, State};
+use crate::state::State;
 use crate::weights::Scope;
 
 /// Queries whose scores are held at once.
@@ -48,11 +48,7 @@ impl Indexer {
             norm: [norm.vector("weight", head_dim)?, norm.vector("bias", head_dim)?],
             shares: w.linear("weights_proj", [dim, heads], false)?,
             rotation: plan.rotation(&spec.rope),
-            slot: plan.slot(SlotSpec::Kv {
-                shape: KvShape { heads: 1, key_dim: head_dim, value_dim: None },
-                dtype: Dtype::F32,
-                window: None,
-            }),
+            slot: plan.slot(spec.slot()),
             spec: spec.clone(),
         })
     }

@@ -15,7 +15,7 @@ use crate::linear::{ExpertLinear, Linear};
 use crate::norm::Norm;
 use crate::rope::Tables;
 use crate::spec::{self, HeadGate};
-use crate::state::{KvShape, SlotSpec, View};
+use crate::state::View;
 use crate::weights::Scope;
 
 #[derive(Debug)]
@@ -56,7 +56,6 @@ impl Latent {
             },
         };
         let [absorb, release] = w.latent_heads(heads, rank, [nope_dim, value_dim])?;
-        let shape = KvShape { heads: 1, key_dim: rank + rope_dim, value_dim: None };
         Ok(Self {
             queries,
             down: w.linear("kv_a_proj_with_mqa", [dim, rank + rope_dim], bias)?,
@@ -70,7 +69,7 @@ impl Latent {
                 None => None,
             },
             rotation: spec.rope.as_ref().map(|rope| plan.rotation(rope)),
-            slot: plan.slot(SlotSpec::Kv { shape, dtype: Dtype::F32, window: None }),
+            slot: plan.slot(spec.slot()),
             indexer: match &spec.indexer {
                 Some(indexer) => {
                     Some(Indexer::load(indexer, &w.at("indexer"), [dim, spec.query_rank.unwrap_or(dim)], plan)?)

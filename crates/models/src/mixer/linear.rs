@@ -2,7 +2,6 @@
 //! key, and is read by the query (Qin et al. 2024).
 
 use mlxengine_tensor::{Dtype, Tensor, Unary};
-use smallvec::smallvec;
 
 use super::{Pass, Plan, each_span};
 use crate::Result;
@@ -10,7 +9,6 @@ use crate::decoder::Span;
 use crate::linear::Linear;
 use crate::norm::Norm;
 use crate::spec;
-use crate::state::SlotSpec;
 use crate::weights::Scope;
 
 #[derive(Debug)]
@@ -43,7 +41,7 @@ impl LinearAttention {
             norm: w.at("g_norm").vector("weight", inner)?,
             output: w.linear("o_proj", [inner, dim], spec.bias[1])?,
             rotation: plan.rotation(&spec.rope),
-            slot: plan.slot(SlotSpec::Recurrent(smallvec![[heads, size, size].into()])),
+            slot: plan.slot(spec.slot()),
             spec: spec.clone(),
         })
     }

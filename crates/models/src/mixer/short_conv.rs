@@ -1,7 +1,6 @@
 //! A short convolution between two gates: `out(c * conv(b * x))`.
 
 use mlxengine_tensor::Tensor;
-use smallvec::smallvec;
 
 use super::conv::Conv;
 use super::{Plan, each_span};
@@ -9,7 +8,6 @@ use crate::Result;
 use crate::decoder::Span;
 use crate::linear::Linear;
 use crate::spec;
-use crate::state::SlotSpec;
 use crate::weights::Scope;
 
 #[derive(Debug)]
@@ -27,7 +25,7 @@ impl ShortConv {
         Ok(Self {
             input: w.linear("in_proj", [dim, 3 * dim], spec.bias)?,
             output: w.linear("out_proj", [dim, dim], spec.bias)?,
-            slot: plan.slot(SlotSpec::Recurrent(smallvec![conv.tail()])),
+            slot: plan.slot(spec.slot(dim)),
             conv,
         })
     }

@@ -1,7 +1,6 @@
 //! Selective state spaces: each position scales what is carried, adds itself, and reads.
 
 use mlxengine_tensor::{Binary, Tensor, Unary};
-use smallvec::smallvec;
 
 use super::conv::Conv;
 use super::{Plan, each_span};
@@ -10,7 +9,6 @@ use crate::decoder::Span;
 use crate::linear::Linear;
 use crate::norm::Norm;
 use crate::spec::{self, GateNorm};
-use crate::state::SlotSpec;
 use crate::weights::Scope;
 
 /// With a decay for each number that a channel carries on.
@@ -49,7 +47,7 @@ impl StateSpace {
             a: w.floats("A_log", &[inner, state_dim])?.unary(Unary::Exp).scale(-1.0),
             d: w.vector("D", inner)?,
             output: w.linear("out_proj", [inner, dim], spec.bias)?,
-            slot: plan.slot(SlotSpec::Recurrent(smallvec![conv.tail(), [inner, 1, state_dim].into()])),
+            slot: plan.slot(spec.slot()),
             conv,
             spec: *spec,
         })
@@ -109,7 +107,7 @@ impl ScalarStateSpace {
             d: w.vector("D", heads)?,
             norm,
             output: w.linear("out_proj", [inner, dim], spec.bias[1])?,
-            slot: plan.slot(SlotSpec::Recurrent(smallvec![conv.tail(), [heads, spec.head_dim, spec.state_dim].into()])),
+            slot: plan.slot(spec.slot()),
             conv,
             spec: *spec,
         })

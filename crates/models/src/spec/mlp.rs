@@ -297,17 +297,6 @@ impl Mlp {
             }
         }
     }
-
-    /// Weights of the experts that do not work on a token.
-    pub fn idle(&self, dim: usize) -> usize {
-        match self {
-            Mlp::Dense(_) => 0,
-            Mlp::Experts(e) => {
-                let matrices = if matches!(e.unit, Unit::Gated(_)) { 3 } else { 2 };
-                (e.count - e.active) * matrices * e.unit.hidden() * dim
-            }
-        }
-    }
 }
 
 impl Unit {

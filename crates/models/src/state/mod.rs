@@ -75,7 +75,7 @@ pub enum SlotSpec {
 
 impl SlotSpec {
     /// Bytes that this takes for a sequence of `length` positions.
-    pub(crate) fn bytes(&self, length: usize, options: &CacheOptions) -> usize {
+    pub fn bytes(&self, length: usize, options: &CacheOptions) -> usize {
         match self {
             SlotSpec::Kv { shape, dtype, window } => {
                 let bits =
@@ -156,6 +156,16 @@ impl State {
         let slots = slots.iter().map(|spec| spec.slot(options)).collect::<Result<_>>()?;
         let CacheOptions { max_tokens, quantize } = *options;
         Ok(Self { slots, offset: 0, quantize, max_tokens, marks: VecDeque::new() })
+    }
+
+    /// Whether these slots can be kept so.
+    pub fn fits(slots: &[SlotSpec], options: &CacheOptions) -> bool {
+        let fits = |q, slot: &SlotSpec| match slot {
+            SlotSpec::Kv { shape, .. } => check(q, *shape).is_ok(),
+            SlotSpec::Recurrent(_) => true,
+        };
+        options.max_tokens.is_none_or(|max| max > CacheOptions::KEEP)
+            && options.quantize.is_none_or(|q| slots.iter().all(|slot| fits(q, slot)))
     }
 
     /// Positions seen so far.

@@ -226,7 +226,7 @@ fn stats(chat: &mut Chat<'_>, _: &str) -> Result<Next> {
     printer.line(&format!("{}{reading}", answer::describe(&stats)))?;
     let used = stats.prompt_tokens + stats.generated_tokens;
     let context = engine.context().map_or(String::new(), |n| format!(" of {n}"));
-    let plan = engine.memory_plan(used)?;
+    let plan = engine.memory_plan(used);
     printer.line(&format!(
         "context: {used}{context} tokens · memory: weights {}, cache {}, activations {} · model {}",
         human(plan.weights),

@@ -7,6 +7,7 @@ mod list;
 mod models;
 mod prune;
 mod pull;
+mod recommend;
 mod remove;
 mod search;
 mod sign_in;
@@ -22,6 +23,7 @@ pub fn run(command: &HubCommand, app: &App) -> Result<()> {
         HubCommand::Pull(arguments) => pull::run(arguments, app),
         HubCommand::Search(arguments) => search::run(arguments, app),
         HubCommand::Models(arguments) => models::run(arguments, app),
+        HubCommand::Recommend(arguments) => recommend::run(arguments, app),
         HubCommand::List(arguments) => list::run(arguments, app),
         HubCommand::Rm(arguments) => remove::run(arguments, app),
         HubCommand::Verify(arguments) => verify::run(arguments, app),

@@ -18,7 +18,7 @@ pub fn run(arguments: &ModelsArguments, app: &App) -> Result<()> {
         context: arguments.context,
         ..Query::default()
     };
-    let registry = ModelRegistry::builtin();
+    let registry = ModelRegistry::current();
     let found: Vec<&RegistryEntry> = registry.search(&query).collect();
     if arguments.json {
         let list = found.iter().map(|entry| object(entry, &query)).collect::<Vec<_>>();
