@@ -77,18 +77,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
-    fn a_peak_can_be_forgotten() {
-        let much = 300_000_000;
-        let memory = std::hint::black_box(vec![1u8; much]);
-        assert!(peak().is_some_and(|bytes| bytes >= much as u64), "{:?}", peak());
-        drop(memory);
-        if reset_peak() {
-            assert!(peak().is_some_and(|bytes| bytes < much as u64), "{:?}", peak());
-        }
-    }
-
-    #[test]
     fn this_machine_has_memory() {
         let memory = memory();
         assert!(memory.total > 0 && memory.available <= memory.total);

@@ -137,6 +137,11 @@ impl Family {
         Family { name, model_types, decoder, model: None }
     }
 
+    /// Whether the layers' description says all that its model is made of and keeps; otherwise the model has parts of its own.
+    pub fn is_described(&self) -> bool {
+        self.model.is_none()
+    }
+
     /// The same with a model of its own.
     const fn of(self, model: Loader) -> Self {
         Family { model: Some(model), ..self }
