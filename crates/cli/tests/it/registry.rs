@@ -114,6 +114,7 @@ fn the_model_behind_the_numbers_is_stated() {
         "! the most capable first",
         "bytes of its weights /",
         "operations a weight /",
+        "more come after these; --limit shows them",
     ] {
         assert!(said.contains(part), "{part} is not in {said}");
     }

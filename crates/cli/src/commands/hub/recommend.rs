@@ -21,7 +21,9 @@ pub fn run(arguments: &RecommendArguments, app: &App) -> Result<()> {
     };
     let all = ModelRegistry::current().recommend(&wish, app.settings.paths(), &machine);
     let runs = |r: &&Recommendation| arguments.all || r.verdict == Verdict::Runs;
-    let shown: Vec<&Recommendation> = all.iter().filter(runs).take(arguments.limit).collect();
+    let mut shown: Vec<&Recommendation> = all.iter().filter(runs).collect();
+    let more = shown.len().saturating_sub(arguments.limit);
+    shown.truncate(arguments.limit);
     if arguments.json {
         let object = json!({
             "memory": wish.memory, "context": wish.context, "prompt": wish.prompt, "min_tokens_per_second": wish.min_speed,
@@ -34,6 +36,9 @@ pub fn run(arguments: &RecommendArguments, app: &App) -> Result<()> {
         let mut rows = vec![head.to_vec()];
         rows.extend(shown.iter().map(|r| row(r, &wish)));
         super::table(&rows, app)?;
+    }
+    if more > 0 {
+        app.printer.note(&format!("{more} more come after these; --limit shows them"));
     }
     if !all.iter().any(|r| r.verdict == Verdict::Runs) {
         app.printer.note(&nothing(&all, &wish));
