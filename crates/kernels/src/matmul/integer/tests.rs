@@ -204,10 +204,11 @@ fn matrices_that_share_a_step_give_the_bits_of_each_alone() {
     let mut random = Random::new(71);
     for threads in [1, 3] {
         let cpu = Cpu::new(Isa::best(), threads);
-        for form in forms() {
+        for (i, form) in forms().into_iter().enumerate() {
             let owned = [300, 9, 100].map(|rows| Owned::new(form, rows, 1024, 2, &mut random));
             let ws = owned.each_ref().map(Owned::matrix);
-            for m in [1, 3, 4, 5, UNIT_ROWS + 5] {
+            // Several units of one form are enough: emulated processors take their time.
+            for m in [1, 3, 4, 5].into_iter().chain((i == 0).then_some(UNIT_ROWS + 5)) {
                 let x = random.floats(m * 1024, -2.0, 2.0);
                 let mut together = ws.map(|w| vec![f32::NAN; m * w.rows]);
                 let [a, b, c] = &mut together;
