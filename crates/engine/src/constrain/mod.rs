@@ -4,8 +4,12 @@
 //! state of one answer, which forbids every token with which the grammar could not go on; an end token is allowed where the
 //! grammar is complete, and only there. Thoughts before the answer are free. What cannot be enforced is refused.
 
+mod arguments;
 mod calls;
 mod constraint;
+mod notation;
+mod rules;
+mod shape;
 mod vocabulary;
 
 use std::sync::Arc;
@@ -86,14 +90,6 @@ impl Constrainer {
             None => Ok(Constraint::new(matcher, self.env.clone())),
         }
     }
-
-    /// The text of a grammar that writes `marker`: as the token that it is, if it is one.
-    fn terminal(&self, marker: &str) -> String {
-        match self.trie().get_special_token(marker) {
-            Some(id) => format!("<[{id}]>"),
-            None => quoted(marker),
-        }
-    }
 }
 
 /// Where the library looks for its own options in a schema.
@@ -130,5 +126,7 @@ fn internal(error: &impl std::fmt::Display) -> EngineError {
     EngineError::new(ErrorKind::Internal, format!("the grammar of the answer failed: {error}"))
 }
 
+#[cfg(test)]
+mod calls_tests;
 #[cfg(test)]
 mod tests;
