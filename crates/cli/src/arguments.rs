@@ -130,7 +130,7 @@ pub struct RunArguments {
 
     /// Answer every line of a file, {"prompt": …} or {"messages": […]}, with an id and sampling parameters if wanted
     #[arg(long, value_name = "FILE", requires = "output", help_heading = "Many prompts")]
-    #[arg(conflicts_with_all = ["prompt", "json", "draft_model", "prompt_lookup"])]
+    #[arg(conflicts_with_all = ["prompt", "json"])]
     pub prompts: Option<PathBuf>,
 
     /// Add the answers to this file, a line each as they are done; rows that it has are left out
