@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use mlxengine_models::{Adapter, CacheOptions, Checkpoint, LanguageModel, Precision, decoder};
 use serde_json::Value;
 
-use crate::answer::AnswerFormat;
+use crate::answer::{AnswerFormat, ToolFormat};
 use crate::constrain::{Constrainer, Constraint, Grammar, Thoughts};
 use crate::error::{EngineError, ErrorKind, Result};
 use crate::message::Message;
@@ -25,6 +25,9 @@ pub struct LoadedModel {
     pub end_tokens: Vec<EndToken>,
     /// How it writes thoughts and calls of tools.
     pub answer_format: AnswerFormat,
+    /// What `tool_parser_type` in `tokenizer_config.json` says: a [`ToolFormat`]'s name, or one that nobody here knows and
+    /// that is as good as none.
+    pub tool_parser: Option<String>,
     /// `generation_config.json`: what the model's makers advise.
     pub generation_config: Option<Value>,
     /// The same network under each adapter.
@@ -82,13 +85,16 @@ impl LoadedModel {
         let end_tokens = tokenizer.end_tokens(generation_config.as_ref(), Some(&config), template);
         let network = decoder::load(checkpoint, precision, progress)?;
         let calling = templates.select(None, true).ok();
-        let answer_format = calling.map(|t| AnswerFormat::detect(t, &tokenizer)).unwrap_or_default();
+        let tool_parser = texts.tool_parser();
+        let declared = tool_parser.as_deref().and_then(ToolFormat::named);
+        let answer_format = calling.map(|t| AnswerFormat::detect(t, &tokenizer, declared)).unwrap_or_default();
         Ok(Self {
             network,
             tokenizer,
             templates,
             end_tokens,
             answer_format,
+            tool_parser,
             generation_config,
             adapters: Vec::new(),
             checkpoint: checkpoint.clone(),
@@ -286,6 +292,12 @@ impl TextFiles {
             file_names: &self.names,
         };
         Tokenizer::from_files(&files).map_err(|e| e.in_context(checkpoint.source.name()))
+    }
+
+    /// How the checkpoint says that calls are written.
+    fn tool_parser(&self) -> Option<String> {
+        let name = self.tokenizer_config.as_ref()?.get("tool_parser_type")?;
+        (!name.is_null()).then(|| name.as_str().map_or_else(|| name.to_string(), str::to_owned))
     }
 
     fn templates(&self) -> ChatTemplates {

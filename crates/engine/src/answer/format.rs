@@ -356,15 +356,15 @@ impl ToolFormat {
 }
 
 impl AnswerFormat {
-    /// How a model with this template and vocabulary writes its answers.
-    pub fn detect(template: &str, tokenizer: &Tokenizer) -> Self {
-        if template.contains("<|channel|>") && template.contains("<|message|>") {
+    /// How a model with this template and vocabulary writes its answers; calls as `declared`, if the checkpoint says how.
+    pub fn detect(template: &str, tokenizer: &Tokenizer, declared: Option<ToolFormat>) -> Self {
+        if declared.is_none() && template.contains("<|channel|>") && template.contains("<|message|>") {
             return AnswerFormat::Channels;
         }
         let reasoning = reasoning(template, tokenizer);
         // Without these words a template has examples of an answer at most, and `<answer>` is a common tag.
         let response = RESPONSES.into_iter().find(|(_, close)| reasoning.is_some() && template.contains(close));
-        let tools = ToolFormat::detect(template, tokenizer);
+        let tools = declared.or_else(|| ToolFormat::detect(template, tokenizer));
         match (&reasoning, &tools) {
             (None, None) => AnswerFormat::Plain,
             _ => AnswerFormat::Marked { reasoning, response, tools },
