@@ -383,6 +383,16 @@ impl AnswerFormat {
         }
     }
 
+    /// What ends thoughts that were begun, and begins the answer.
+    pub fn reasoning_end(&self) -> Option<String> {
+        let markers = self.reasoning()?;
+        Some(match self {
+            // Thoughts are a message of their own.
+            AnswerFormat::Channels => format!("<|end|><|start|>assistant{}", markers.end),
+            _ => markers.end,
+        })
+    }
+
     /// The way to write calls.
     pub fn tools(&self) -> Option<&ToolFormat> {
         match self {

@@ -5,6 +5,7 @@
 //! grammar is complete, and only there. Thoughts before the answer are free. What cannot be enforced is refused.
 
 mod arguments;
+mod budget;
 mod calls;
 mod constraint;
 mod notation;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use toktrie::{TokEnv, TokTrie};
 
+pub use budget::ThinkingBudget;
 pub use calls::ToolChoice;
 pub use constraint::{Constraint, Thoughts};
 

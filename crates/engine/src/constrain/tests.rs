@@ -173,6 +173,37 @@ fn thoughts_are_free() {
 }
 
 #[test]
+fn thoughts_end_with_their_budget() {
+    let (tokenizer, _, _) = constrainer();
+    let id = |text: &str| tokenizer.token_to_id(text).unwrap();
+    let begun = || Thoughts::Begun { end: "</think>".to_owned() };
+    let possible = || Thoughts::Possible { start: vec![id("<think>")], end: "</think>".to_owned() };
+    // For each token said: what had to be said in its place, if anything had.
+    let forced = |thoughts: Thoughts, end: &str, budget: usize, said: &[&str]| {
+        let mut processor = ThinkingBudget::new(&tokenizer, thoughts, end, budget).unwrap();
+        let mut history = vec![1, 2, 3];
+        let mut found = Vec::new();
+        for text in said {
+            let mut logits = vec![f32::NEG_INFINITY; tokenizer.vocab_size()];
+            logits[0] = 0.0;
+            processor.process(&history, &mut logits);
+            assert!(processor.take_failure().is_none());
+            let free: Vec<usize> = (0..logits.len()).filter(|token| logits[*token] != f32::NEG_INFINITY).collect();
+            found.push(if free == [0] { None } else { tokenizer.id_to_token(free[0] as u32) });
+            history.push(id(found.last().unwrap().as_deref().unwrap_or(text)));
+        }
+        found.into_iter().map(Option::unwrap_or_default).collect::<Vec<_>>()
+    };
+    assert_eq!(forced(begun(), "</think>", 2, &["a", "b", "c", "a", "b"]), ["", "", "</think>", "", ""]);
+    assert_eq!(forced(begun(), "</think>", 2, &["a", "</think>", "c", "a", "b"]), [""; 5]);
+    assert_eq!(forced(begun(), "</think>", 0, &["a", "b"]), ["</think>", ""]);
+    assert_eq!(forced(begun(), "<end></think>", 1, &["a", "b", "c", "d"]), ["", "<end>", "</think>", ""]);
+    assert_eq!(forced(possible(), "</think>", 1, &["<think>", "a", "b", "c"]), ["", "", "</think>", ""]);
+    assert_eq!(forced(possible(), "</think>", 0, &["<think>", "a", "b"]), ["", "</think>", ""]);
+    assert_eq!(forced(possible(), "</think>", 0, &["a", "<think>", "b"]), [""; 3]);
+}
+
+#[test]
 fn a_processor_follows_the_history() {
     let (tokenizer, constrainer, end) = constrainer();
     let mut constraint = constrainer.compile(&Grammar::Regex("ab?c".to_owned())).unwrap();
