@@ -125,12 +125,12 @@ pub struct RunArguments {
 
     /// Continue the prompt as plain text, without the chat template
     #[arg(long, help_heading = "Prompt")]
-    #[arg(conflicts_with_all = ["system", "chat_template_arg", "chat_template_config", "think", "tools"])]
+    #[arg(conflicts_with_all = ["system", "chat_template_arg", "chat_template_config", "think", "thinking_budget", "tools"])]
     pub raw: bool,
 
     /// Answer every line of a file, {"prompt": …} or {"messages": […]}, with an id and sampling parameters if wanted
     #[arg(long, value_name = "FILE", requires = "output", help_heading = "Many prompts")]
-    #[arg(conflicts_with_all = ["prompt", "json", "draft_model", "prompt_lookup"])]
+    #[arg(conflicts_with_all = ["prompt", "json"])]
     pub prompts: Option<PathBuf>,
 
     /// Add the answers to this file, a line each as they are done; rows that it has are left out
@@ -395,6 +395,10 @@ pub struct GenerationArguments {
     /// Whether the model thinks first, or how hard
     #[arg(long, value_name = "HOW", help_heading = "Prompt")]
     pub think: Option<Think>,
+
+    /// End thoughts after this many tokens, and answer
+    #[arg(long, visible_alias = "reasoning-budget", value_name = "N", help_heading = "Prompt")]
+    pub thinking_budget: Option<usize>,
 
     /// Do not print thoughts; without a terminal they never are
     #[arg(long, help_heading = "Output")]

@@ -71,6 +71,7 @@ pub fn load_to_answer(
     let engine = load(model, &app.settings.load_options(&arguments.load), app)?;
     let mut params = settings::params(&arguments.sampling, &engine.configuration().default_params, unless_said);
     params.adapter = arguments.load.adapters.first().map(|(name, _)| name.clone());
+    params.thinking_budget = arguments.thinking_budget;
     params.grammar = structure::grammar(&arguments.structure, &engine)?;
     structure::note_ignored(arguments, &engine, app)?;
     engine.configuration().validate(&params)?;

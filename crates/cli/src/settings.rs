@@ -376,6 +376,8 @@ pub fn flags_without_effect(arguments: &SamplingArguments, params: &GeneratePara
 pub fn render_options(arguments: &GenerationArguments) -> RenderOptions {
     let mut extra = arguments.chat_template_config.clone().unwrap_or_default();
     extra.extend(arguments.think.into_iter().flat_map(thinking));
+    // Some templates tell the model, too.
+    extra.extend(arguments.thinking_budget.map(|budget| ("thinking_budget".to_owned(), budget.into())));
     extra.extend(arguments.chat_template_arg.iter().cloned());
     let tools = arguments.structure.tools.clone().map(list);
     RenderOptions { add_generation_prompt: true, extra, tools, ..RenderOptions::default() }

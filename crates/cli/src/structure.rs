@@ -1,7 +1,7 @@
 //! What answers have to be, and what of that a model cannot do.
 
 use clap::Args;
-use mlxengine::{Capabilities, Grammar, InferenceEngine, ToolChoice, Tools};
+use mlxengine::{Capabilities, Grammar, InferenceEngine, ToolChoice, ToolFormat, Tools};
 use serde_json::{Value, json};
 
 use crate::App;
@@ -79,6 +79,14 @@ pub fn note_ignored(arguments: &GenerationArguments, engine: &InferenceEngine, a
         return Ok(());
     }
     let found = Capabilities::of(&model.template(options.tools.is_some())?);
+    let unknown = model.tool_parser.as_deref().filter(|name| ToolFormat::named(name).is_none());
+    if let Some(name) = unknown.filter(|_| options.tools.is_some()) {
+        let format = model.answer_format.tools();
+        let read = format.map_or_else(|| "are not read".to_owned(), |format| format!("are read as {}", format.name));
+        app.printer.note(&format!(
+            "--tools: tool_parser_type {name:?} of tokenizer_config.json is not known; going by the template, calls {read}"
+        ));
+    }
     if options.tools.is_some() && !found.tools {
         app.printer.note("--tools: no effect, for the model's chat template does not show tools");
     }

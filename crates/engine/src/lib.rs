@@ -23,7 +23,7 @@ pub mod sequence;
 pub mod text;
 
 pub use answer::{AnswerFormat, AnswerParser, Piece, ToolFormat, Tools};
-pub use constrain::{Constrainer, Constraint, Grammar, Thoughts, ToolChoice};
+pub use constrain::{Constrainer, Constraint, Grammar, ThinkingBudget, Thoughts, ToolChoice};
 pub use error::{EngineError, ErrorKind, Result};
 pub use generate::{
     Batch, BatchEvent, BatchOptions, CancelToken, Draft, DraftSource, FinishReason, Finished, GenerateOptions,

@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 use mlxengine_models::{Adapter, CacheOptions, Checkpoint, LanguageModel, Precision, decoder};
 use serde_json::Value;
 
-use crate::answer::AnswerFormat;
-use crate::constrain::{Constrainer, Constraint, Grammar, Thoughts};
+use crate::answer::{AnswerFormat, ToolFormat};
+use crate::constrain::{Constrainer, Constraint, Grammar, ThinkingBudget, Thoughts};
 use crate::error::{EngineError, ErrorKind, Result};
 use crate::message::Message;
 use crate::text::probe::generation_prompt;
@@ -25,6 +25,9 @@ pub struct LoadedModel {
     pub end_tokens: Vec<EndToken>,
     /// How it writes thoughts and calls of tools.
     pub answer_format: AnswerFormat,
+    /// What `tool_parser_type` in `tokenizer_config.json` says: a [`ToolFormat`]'s name, or one that nobody here knows and
+    /// that is as good as none.
+    pub tool_parser: Option<String>,
     /// `generation_config.json`: what the model's makers advise.
     pub generation_config: Option<Value>,
     /// The same network under each adapter.
@@ -82,13 +85,16 @@ impl LoadedModel {
         let end_tokens = tokenizer.end_tokens(generation_config.as_ref(), Some(&config), template);
         let network = decoder::load(checkpoint, precision, progress)?;
         let calling = templates.select(None, true).ok();
-        let answer_format = calling.map(|t| AnswerFormat::detect(t, &tokenizer)).unwrap_or_default();
+        let tool_parser = texts.tool_parser();
+        let declared = tool_parser.as_deref().and_then(ToolFormat::named);
+        let answer_format = calling.map(|t| AnswerFormat::detect(t, &tokenizer, declared)).unwrap_or_default();
         Ok(Self {
             network,
             tokenizer,
             templates,
             end_tokens,
             answer_format,
+            tool_parser,
             generation_config,
             adapters: Vec::new(),
             checkpoint: checkpoint.clone(),
@@ -196,23 +202,45 @@ impl LoadedModel {
     /// # Errors
     /// If the grammar cannot be enforced.
     pub fn constraint(&self, grammar: &Grammar, prompt: &[u32]) -> Result<Constraint> {
+        let constraint = self.constrainer()?.compile(grammar)?;
+        Ok(match self.thoughts(prompt)? {
+            Some(thoughts) => constraint.after(thoughts),
+            None => constraint,
+        })
+    }
+
+    /// What ends the thoughts of the answer to `prompt` after `budget` tokens; `None` if nothing can begin thoughts there.
+    ///
+    /// # Errors
+    /// If the model marks no thoughts, so that there is nothing that could be bounded.
+    pub fn thinking_budget(&self, budget: usize, prompt: &[u32]) -> Result<Option<ThinkingBudget>> {
+        let Some(end) = self.answer_format.reasoning_end() else {
+            let message =
+                "thoughts cannot be bounded: the model's chat template and vocabulary have no markers of thoughts";
+            return Err(EngineError::new(ErrorKind::Unsupported, message).with_remedy("leave the thinking budget out"));
+        };
+        let thoughts = self.thoughts(prompt)?;
+        thoughts.map(|thoughts| ThinkingBudget::new(&self.tokenizer, thoughts, &end, budget)).transpose()
+    }
+
+    /// The thoughts before the answer to `prompt` that the prompt has begun, or that the model may begin.
+    fn thoughts(&self, prompt: &[u32]) -> Result<Option<Thoughts>> {
         // As long as the markers that may stand at the end of a prompt.
         const TAIL: usize = 32;
-        let constraint = self.constrainer()?.compile(grammar)?;
-        let Some(markers) = self.answer_format.reasoning() else { return Ok(constraint) };
+        let Some(markers) = self.answer_format.reasoning() else { return Ok(None) };
         let tail = self.tokenizer.decode(&prompt[prompt.len().saturating_sub(TAIL)..], false)?;
         let tail = tail.trim_end();
         let channels = matches!(self.answer_format, AnswerFormat::Channels) && tail.ends_with("<|start|>assistant");
         if channels || tail.ends_with(markers.start.trim_end()) {
-            return Ok(constraint.after(Thoughts::Begun { end: markers.end }));
+            return Ok(Some(Thoughts::Begun { end: markers.end }));
         }
         // Only where an answer begins may thoughts come first: not in plain text, and not behind empty thoughts.
         let begins = generation_prompt(&self.template(false)?).unwrap_or_default();
         if begins.trim().is_empty() || !tail.ends_with(begins.trim_end()) || tail.ends_with(markers.end.trim_end()) {
-            return Ok(constraint);
+            return Ok(None);
         }
         let start = self.tokenizer.encode(&markers.start, false)?;
-        Ok(constraint.after(Thoughts::Possible { start, end: markers.end }))
+        Ok(Some(Thoughts::Possible { start, end: markers.end }))
     }
 
     /// Whether a token ends an answer.
@@ -286,6 +314,12 @@ impl TextFiles {
             file_names: &self.names,
         };
         Tokenizer::from_files(&files).map_err(|e| e.in_context(checkpoint.source.name()))
+    }
+
+    /// How the checkpoint says that calls are written.
+    fn tool_parser(&self) -> Option<String> {
+        let name = self.tokenizer_config.as_ref()?.get("tool_parser_type")?;
+        (!name.is_null()).then(|| name.as_str().map_or_else(|| name.to_string(), str::to_owned))
     }
 
     fn templates(&self) -> ChatTemplates {

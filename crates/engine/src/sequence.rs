@@ -135,10 +135,16 @@ impl Sequence {
     /// Reads tokens of which the last ones may have to be forgotten; returns the logits of each. [`Sequence::settle`] says how
     /// many stay.
     pub(crate) fn attempt(&mut self, network: &dyn LanguageModel, tokens: &[u32]) -> (Attempt, Tensor) {
-        let attempt = Attempt { start: self.state.offset(), marked: self.state.is_marked() };
-        self.state.mark();
+        let attempt = self.begin_attempt();
         let hidden = self.advance(network, tokens);
         (attempt, network.logits(&hidden))
+    }
+
+    /// Begins an attempt, whose tokens are read next.
+    pub(crate) fn begin_attempt(&mut self) -> Attempt {
+        let attempt = Attempt { start: self.state.offset(), marked: self.state.is_marked() };
+        self.state.mark();
+        attempt
     }
 
     /// Ends an attempt: its first `keep` tokens stay read, and the others never were.

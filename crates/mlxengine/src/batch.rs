@@ -32,7 +32,7 @@ impl InferenceEngine {
     /// Without [`BatchOptions::cache_bytes`] caches may have the memory that is available now.
     ///
     /// # Errors
-    /// If the model was unloaded, or drafts are asked for.
+    /// If the model was unloaded.
     pub fn generate_batch<P>(&self, prompts: P, options: BatchOptions) -> Result<Batch>
     where
         P: IntoIterator<Item = (Prompt, GenerateParams)>,

@@ -44,6 +44,8 @@ pub struct Explanation {
     pub capabilities: Capabilities,
     /// The way in which the model writes calls, if it has one.
     pub tool_format: Option<&'static str>,
+    /// What the checkpoint itself calls that way, in `tool_parser_type`; a name that nobody here knows counts for nothing.
+    pub tool_parser: Option<String>,
     /// Whether calls in that way can be constrained to the tools' schemas.
     pub constrained_calls: bool,
     /// The markers around thoughts.
@@ -83,6 +85,7 @@ pub fn explain(engine: &InferenceEngine, messages: &[Message], options: &RenderO
             mlxengine_engine::AnswerFormat::Channels => Some("harmony"),
             _ => format.map(|format| format.name),
         },
+        tool_parser: model.tool_parser.clone(),
         constrained_calls: constrained,
         reasoning: model.answer_format.reasoning().map(|markers| [markers.start, markers.end]),
         begins_reasoning: model.answer_format.begins_reasoning(&text),

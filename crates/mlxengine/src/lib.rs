@@ -68,7 +68,7 @@ pub use mlxengine_engine::{
     AnswerFormat, AnswerParser, Batch, BatchEvent, BatchOptions, CancelToken, Capabilities, Constraint, Content,
     ContentPart, Draft, DraftSource, EngineError, ErrorKind, FinishReason, Finished, Function, GenerateOptions,
     GenerateParams, Grammar, LogitsProcessor, Message, Piece, RenderOptions, Result, Role, Sequence, Speculation,
-    Stats, Step, ToolCall, ToolChoice, Tools,
+    Stats, Step, ToolCall, ToolChoice, ToolFormat, Tools,
 };
 /// Models from the Hugging Face Hub: find, fetch, verify, keep.
 pub use mlxengine_hub as hub;

@@ -160,9 +160,27 @@ fn a_drafted_answer_can_be_stopped_anywhere() {
 fn drafts_that_cannot_be_are_refused() {
     assert_eq!(DEMO.with_prompt_lookup(0, 3).unwrap_err().kind(), ErrorKind::InvalidParameter);
     assert_eq!(DEMO.with_draft_model(&DEMO, 0).unwrap_err().kind(), ErrorKind::InvalidParameter);
-    let drafted = DEMO.with_prompt_lookup(3, 3).unwrap();
-    let error = drafted.generate_batch([], BatchOptions::default()).map(|_| ()).unwrap_err();
-    assert!(error.to_string().starts_with("drafts serve one answer at a time"), "{error}");
+}
+
+#[test]
+fn drafts_change_no_answer_among_many() {
+    let ask = |engine: &InferenceEngine, options| {
+        let prompts = QUESTIONS.iter().enumerate().map(|(i, question)| (Prompt::chat(*question), params(i)));
+        engine.generate_batch(prompts, options).unwrap()
+    };
+    let want = collect(ask(&DEMO, BatchOptions::default()), QUESTIONS.len());
+    for engine in [DEMO.with_draft_model(&DEMO, 4).unwrap(), DEMO.with_prompt_lookup(2, 5).unwrap()] {
+        for (sequences, cache_bytes) in [(4, None), (1, None), (9, Some(6_000_000))] {
+            let options = BatchOptions { sequences, cache_bytes };
+            assert_eq!(collect(ask(&engine, options), QUESTIONS.len()), want, "{options:?}");
+        }
+        let drafted = ask(&engine, BatchOptions::default()).filter_map(|(_, event)| match event {
+            BatchEvent::Finished(finished) => finished.stats.speculation,
+            _ => None,
+        });
+        let (drafted, accepted) = drafted.fold((0, 0), |(d, a), s| (d + s.drafted, a + s.accepted));
+        assert!(drafted > 0 && accepted > 0 && accepted <= drafted, "{accepted} of {drafted}");
+    }
 }
 
 #[test]

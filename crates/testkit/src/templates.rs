@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use mlxengine_engine::text::CivilTime;
-use mlxengine_engine::{ChatTemplate, EngineError, ErrorKind, Message, RenderOptions};
+use mlxengine_engine::{Capabilities, ChatTemplate, EngineError, ErrorKind, Message, RenderOptions};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -51,7 +51,38 @@ pub(crate) fn check(case: &Case, sheet: &mut Sheet<'_>) -> Result<(), Stop> {
             (format!("{} {}", want.conversation, want.option), measure)
         }))
     });
+    sheet.check("capabilities", || Ok(capabilities(&template, &recording.cases)));
     Ok(())
+}
+
+/// Whether what probing finds is what the recorded texts show.
+fn capabilities(template: &ChatTemplate, cases: &[Rendering]) -> Measure {
+    let text = |conversation: &str, option: &str| {
+        let case = cases.iter().find(|case| case.conversation == conversation && case.option == option);
+        case.and_then(|case| case.text.as_deref())
+    };
+    let shows =
+        |conversation: &str, option: &str, word: &str| text(conversation, option).is_some_and(|t| t.contains(word));
+    let begins = text("single", "gen").zip(text("single", "plain")).and_then(|(with, plain)| with.strip_prefix(plain));
+    let switches = text("single", "think_off") != text("single", "think_on");
+    let marks = cases.iter().any(|case| case.generation_spans.as_ref().is_some_and(|spans| !spans.is_empty()));
+    let found = Capabilities::of(template);
+    let switch = found.thinking.iter().any(|switch| switch.variable == "enable_thinking");
+    let flags = [
+        ("instructions", found.system, shows("system", "plain", "You are terse.")),
+        ("tools", found.tools, shows("single", "tools", "get_weather")),
+        // An argument of the call, for its name may stand before the result.
+        ("calls", found.tool_calls, shows("tool_round", "plain", "ratio")),
+        ("results", found.tool_results, shows("tool_round", "plain", "21")),
+        ("thinking switch", switch, switches),
+        ("marks of generation", found.marks_generation, marks),
+    ];
+    let begins = begins.filter(|text| !text.is_empty());
+    flags
+        .iter()
+        .fold(Measure::equal("what begins an answer", &found.generation_prompt.as_deref(), &begins), |worst, flag| {
+            worst.or_worse(Measure::equal(flag.0, &flag.1, &flag.2))
+        })
 }
 
 fn source(case: &Case) -> Result<String, Stop> {

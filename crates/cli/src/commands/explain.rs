@@ -1,6 +1,6 @@
 //! `mlxengine explain`: what a model makes of a conversation.
 
-use mlxengine::{Explanation, LoadOptions, Message, RenderOptions, ThinkingSwitch, explain};
+use mlxengine::{Explanation, LoadOptions, Message, RenderOptions, ThinkingSwitch, ToolFormat, explain};
 use serde_json::json;
 
 use crate::App;
@@ -73,6 +73,15 @@ fn show(found: &Explanation, app: &App) -> Result<()> {
     Ok(())
 }
 
+/// Where the way to write calls is known from.
+fn told_by(found: &Explanation) -> String {
+    match &found.tool_parser {
+        None => String::new(),
+        Some(name) if ToolFormat::named(name).is_some() => ", as tokenizer_config.json says".to_owned(),
+        Some(name) => format!(", from the template, for tokenizer_config.json says {name:?}, which is not known"),
+    }
+}
+
 fn facts(found: &Explanation) -> Vec<(&'static str, String)> {
     let c = &found.capabilities;
     let yes = |can: bool| if can { "yes" } else { "no" }.to_owned();
@@ -94,7 +103,10 @@ fn facts(found: &Explanation) -> Vec<(&'static str, String)> {
         ("begins answers", c.generation_prompt.as_ref().map_or_else(none, |text| json!(text).to_string())),
         ("thinking switch", some(switches)),
         ("keeps thoughts", yes(c.keeps_reasoning)),
-        ("calls written as", found.tool_format.map_or_else(none, |name| format!("{name}; {constrained}"))),
+        (
+            "calls written as",
+            found.tool_format.map_or_else(none, |name| format!("{name}{}; {constrained}", told_by(found))),
+        ),
         (
             "thoughts between",
             found.reasoning.as_ref().map_or_else(none, |[start, end]| {

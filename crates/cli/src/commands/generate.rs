@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use mlxengine::{BatchEvent, BatchOptions, Finished, GenerateParams, InferenceEngine, Step};
 use serde_json::{Map, Value, json};
 
-use super::run::{rounded, token};
+use super::run::{draft, rounded, token};
 use crate::App;
 use crate::arguments::{Defaults, RunArguments};
 use crate::failure::{Result, Stop, invalid};
@@ -152,6 +152,9 @@ impl Answers<'_> {
         object.insert("finish_reason".into(), json!(finished.reason));
         object.insert("prompt_tokens".into(), json!(finished.stats.prompt_tokens));
         object.insert("completion_tokens".into(), json!(finished.stats.generated_tokens));
+        if let Some(speculation) = &finished.stats.speculation {
+            object.insert("draft".into(), draft(speculation));
+        }
         object.insert("seconds".into(), json!(rounded(finished.stats.time().as_secs_f64())));
         if params.temperature > 0.0 {
             object.insert("seed".into(), json!(finished.seed));

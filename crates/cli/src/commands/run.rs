@@ -152,7 +152,7 @@ fn print_json(
 }
 
 /// What drafts were worth.
-fn draft(speculation: &Speculation) -> Value {
+pub(super) fn draft(speculation: &Speculation) -> Value {
     json!({
         "drafted_tokens": speculation.drafted,
         "accepted_tokens": speculation.accepted,

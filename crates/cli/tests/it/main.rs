@@ -15,5 +15,6 @@ mod run;
 #[path = "../../../hub/tests/it/server.rs"]
 #[expect(dead_code, reason = "the library's tests use all of it")]
 mod server;
+mod structure;
 #[cfg(unix)]
 mod terminal;

@@ -9,8 +9,9 @@ use super::{Call, braces, python, tagged};
 /// The syntax of calls between their markers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Body {
-    /// JSON objects with the tool's name and arguments: one, a list, or several one after the other.
-    Json,
+    /// JSON objects with the tool's name and arguments: one, a list, or several one after the other. All formats' keys are
+    /// read; these are written.
+    Json(Keys),
     /// A JSON list of objects whose only key is the tool's name.
     KeyedJson,
     /// The tool's name, then its arguments as JSON.
@@ -23,6 +24,17 @@ pub enum Body {
     Python,
     /// Calls as JavaScript writes objects, with this mark around texts.
     Braces(&'static str),
+}
+
+/// The keys of a call in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keys {
+    /// Of an id, which may be missing.
+    pub id: Option<&'static str>,
+    /// Of the tool's name.
+    pub name: &'static str,
+    /// Of its arguments.
+    pub arguments: &'static str,
 }
 
 /// What stands between a tool's name and its arguments.
@@ -72,10 +84,10 @@ impl Body {
             }
         }
         match self {
-            Body::Json if start.starts_with(|c: char| c.is_alphabetic()) && start.contains('(') => {
+            Body::Json(_) if start.starts_with(|c: char| c.is_alphabetic()) && start.contains('(') => {
                 python_or_builtin(text)
             }
-            Body::Json => json(text, named),
+            Body::Json(_) => json(text, named),
             Body::KeyedJson => json(text, keyed),
             Body::Named(separators) => separators.parse(text),
             Body::Tagged(tags) => tagged::parse(tags, text, tools),

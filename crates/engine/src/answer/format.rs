@@ -1,7 +1,7 @@
 //! How a checkpoint writes thoughts and calls, found from its template and vocabulary.
 
-use super::body::{Body, Separators};
-use super::tagged::{Pairs, Tags};
+use super::body::{Body, Keys, Separators};
+use super::tagged::{Attribute, Pairs, Tags};
 use crate::text::Tokenizer;
 
 /// How a checkpoint writes its answers.
@@ -56,11 +56,36 @@ pub struct CallSyntax {
     pub close: &'static str,
     /// What is between.
     pub body: Body,
+    /// How a model writes several calls; all ways are read.
+    pub several: Several,
+}
+
+/// How several calls are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Several {
+    /// Each between its own markers.
+    Apart,
+    /// In one list; one call is a list, too.
+    List,
+    /// Between the same markers, each in a line.
+    Lines,
 }
 
 const fn call(open: &'static str, close: &'static str, body: Body) -> CallSyntax {
-    CallSyntax { open, close, body }
+    CallSyntax { open, close, body, several: Several::Apart }
 }
+
+const fn calls(open: &'static str, close: &'static str, body: Body, several: Several) -> CallSyntax {
+    CallSyntax { open, close, body, several }
+}
+
+/// The keys of most formats.
+const JSON: Body = Body::Json(Keys { id: None, name: "name", arguments: "arguments" });
+/// Those of some older ones.
+const PARAMETERS: Body = Body::Json(Keys { id: None, name: "name", arguments: "parameters" });
+/// Those of Command R's, of which later ones count the calls.
+const TOOL_NAME: Body = Body::Json(Keys { id: None, name: "tool_name", arguments: "parameters" });
+const TOOL_NAME_ID: Body = Body::Json(Keys { id: Some("tool_call_id"), name: "tool_name", arguments: "parameters" });
 
 const fn format(
     name: &'static str,
@@ -71,12 +96,20 @@ const fn format(
     ToolFormat { name, told_by, vocabulary: &[], section, calls }
 }
 
-const fn tags(argument: &'static str, argument_end: &'static str) -> Body {
-    Body::Tagged(Tags { head_end: ">", argument, argument_end, object: None })
+/// Tags with names between these texts.
+const fn tags(argument: &'static str, argument_end: &'static str, name: (&'static str, &'static str)) -> Body {
+    Body::Tagged(untyped(argument, argument_end, name))
 }
 
+const fn untyped(argument: &'static str, argument_end: &'static str, name: (&'static str, &'static str)) -> Tags {
+    let (key, attribute) = (name, None);
+    Tags { head_end: ">", argument, argument_end, object: None, name, key, attribute, numbered: false }
+}
+
+const QUOTES: (&str, &str) = ("\"", "\"");
+
 /// `<function=name>`, with arguments in tags or as JSON.
-const FUNCTION_TAG: CallSyntax = call("<function=", "</function>", tags("<parameter=", "</parameter>"));
+const FUNCTION_TAG: CallSyntax = call("<function=", "</function>", tags("<parameter=", "</parameter>", ("", "")));
 
 /// Every known format, the most telling first.
 pub const TOOL_FORMATS: [ToolFormat; 29] = [
@@ -84,13 +117,20 @@ pub const TOOL_FORMATS: [ToolFormat; 29] = [
         "minimax_m2",
         &[&["<minimax:tool_call>"]],
         Some(("<minimax:tool_call>", "</minimax:tool_call>")),
-        &[call("<invoke name=", "</invoke>", tags("<parameter name=", "</parameter>"))],
+        &[call("<invoke name=", "</invoke>", tags("<parameter name=", "</parameter>", QUOTES))],
     ),
     format(
         "dsml",
         &[&["｜DSML｜"]],
         Some(("<｜DSML｜function_calls>", "</｜DSML｜function_calls>")),
-        &[call("<｜DSML｜invoke name=", "</｜DSML｜invoke>", tags("<｜DSML｜parameter name=", "</｜DSML｜parameter>"))],
+        &[call(
+            "<｜DSML｜invoke name=",
+            "</｜DSML｜invoke>",
+            Body::Tagged(Tags {
+                attribute: Some(Attribute::String),
+                ..untyped("<｜DSML｜parameter name=", "</｜DSML｜parameter>", QUOTES)
+            }),
+        )],
     ),
     format(
         "gemma4",
@@ -133,7 +173,7 @@ pub const TOOL_FORMATS: [ToolFormat; 29] = [
             "pythonic",
             &[&["<|tool_list_start|>"], &["<|tool_call_start|>"]],
             None,
-            &[call("<|tool_call_start|>", "<|tool_call_end|>", Body::Python)],
+            &[calls("<|tool_call_start|>", "<|tool_call_end|>", Body::Python, Several::List)],
         )
     },
     format("seed_oss", &[&["<seed:tool_call>"]], Some(("<seed:tool_call>", "</seed:tool_call>")), &[FUNCTION_TAG]),
@@ -162,6 +202,10 @@ pub const TOOL_FORMATS: [ToolFormat; 29] = [
                     argument: "<|open|>argument ",
                     argument_end: "<|close|>argument<|sep|>",
                     object: Some(("<|open|>json", "<|close|>json<|sep|>")),
+                    name: ("tool=\"", "\""),
+                    key: ("key=\"", "\""),
+                    attribute: Some(Attribute::Type),
+                    numbered: true,
                 }),
             )],
         )
@@ -182,23 +226,38 @@ pub const TOOL_FORMATS: [ToolFormat; 29] = [
         "minicpm5",
         &[&["<function name=\"", "<param name=\""]],
         None,
-        &[call("<function name=", "</function>", tags("<param name=", "</param>"))],
+        &[call("<function name=", "</function>", tags("<param name=", "</param>", QUOTES))],
     ),
     format(
         "muse_spark",
         &[&["<atem:function_calls>"]],
         Some(("<atem:function_calls>", "</atem:function_calls>")),
-        &[call("<atem:invoke", "</atem:invoke>", tags("<atem:parameter", "</atem:parameter>"))],
+        &[call("<atem:invoke", "</atem:invoke>", tags("<atem:parameter", "</atem:parameter>", (" name=\"", "\"")))],
     ),
-    format("command_r", &[&["<|START_ACTION|>"]], None, &[call("<|START_ACTION|>", "<|END_ACTION|>", Body::Json)]),
-    format("command_r_action", &[&["Action:", "```json", "tool_name"]], None, &[call("Action:", "", Body::Json)]),
+    format(
+        "command_r",
+        &[&["<|START_ACTION|>"]],
+        None,
+        &[calls("<|START_ACTION|>", "<|END_ACTION|>", TOOL_NAME_ID, Several::List)],
+    ),
+    format(
+        "command_r_action",
+        &[&["Action:", "```json", "tool_name"]],
+        None,
+        &[calls("Action:", "", TOOL_NAME, Several::List)],
+    ),
     format(
         "internlm",
         &[&["<|action_start|>"]],
         None,
-        &[call("<|action_start|><|plugin|>", "<|action_end|>", Body::Json)],
+        &[call("<|action_start|><|plugin|>", "<|action_end|>", PARAMETERS)],
     ),
-    format("apertus", &[&["<|tools_prefix|>"]], None, &[call("<|tools_prefix|>", "<|tools_suffix|>", Body::KeyedJson)]),
+    format(
+        "apertus",
+        &[&["<|tools_prefix|>"]],
+        None,
+        &[calls("<|tools_prefix|>", "<|tools_suffix|>", Body::KeyedJson, Several::List)],
+    ),
     format(
         "solar",
         &[&["<|tool_call:begin|>"]],
@@ -209,38 +268,46 @@ pub const TOOL_FORMATS: [ToolFormat; 29] = [
             Body::Named(Separators::IdName("<|tool_call:name|>", "<|tool_call:args|>")),
         )],
     ),
-    format("tool_calls", &[&["<tool_calls>"]], None, &[call("<tool_calls>", "</tool_calls>", Body::Json)]),
-    format("nemotron", &[&["<TOOLCALL>"]], None, &[call("<TOOLCALL>", "</TOOLCALL>", Body::Json)]),
-    format("olmo3", &[&["<function_calls>"]], None, &[call("<function_calls>", "</function_calls>", Body::Python)]),
+    format("tool_calls", &[&["<tool_calls>"]], None, &[calls("<tool_calls>", "</tool_calls>", JSON, Several::List)]),
+    format("nemotron", &[&["<TOOLCALL>"]], None, &[calls("<TOOLCALL>", "</TOOLCALL>", JSON, Several::List)]),
+    format(
+        "olmo3",
+        &[&["<function_calls>"]],
+        None,
+        &[calls("<function_calls>", "</function_calls>", Body::Python, Several::Lines)],
+    ),
     format(
         "phi4",
         &[&["<|tool_call|>", "<|/tool_call|>"]],
         None,
-        &[call("<|tool_call|>", "<|/tool_call|>", Body::Json), call("functools", "", Body::Json)],
+        &[calls("<|tool_call|>", "<|/tool_call|>", JSON, Several::List), call("functools", "", JSON)],
     ),
     format(
         "granite",
         &[&["<|tool_call|>"]],
         None,
-        &[call("<|tool_call|>", "", Body::Json), call("<tool_call>", "</tool_call>", Body::Json)],
+        &[calls("<|tool_call|>", "", JSON, Several::List), call("<tool_call>", "</tool_call>", JSON)],
     ),
-    format("json_tools", &[&["<tool_call>"]], None, &[call("<tool_call>", "</tool_call>", Body::Json)]),
-    format("gigachat", &[&["function call<|role_sep|>"]], None, &[call("function call<|role_sep|>", "", Body::Json)]),
+    format("json_tools", &[&["<tool_call>"]], None, &[call("<tool_call>", "</tool_call>", JSON)]),
+    format("gigachat", &[&["function call<|role_sep|>"]], None, &[call("function call<|role_sep|>", "", JSON)]),
     format(
         "llama4_pythonic",
         &[&["[func_name1("]],
         None,
-        &[call("<|python_start|>", "<|python_end|>", Body::Python), call("", "", Body::Python)],
+        &[
+            calls("<|python_start|>", "<|python_end|>", Body::Python, Several::List),
+            calls("", "", Body::Python, Several::List),
+        ],
     ),
     format(
         "llama3_json",
         &[&["<|python_tag|>"], &["\"parameters\": dictionary of argument name"], &["<|python_start|>"]],
         None,
         &[
-            call("<|python_tag|>", "", Body::Json),
+            call("<|python_tag|>", "", PARAMETERS),
             call("<|python_start|>", "<|python_end|>", Body::Python),
             call("<function=", "</function>", Body::Named(Separators::Name(">"))),
-            call("", "", Body::Json),
+            call("", "", PARAMETERS),
             call("", "", Body::Python),
         ],
     ),
@@ -289,15 +356,15 @@ impl ToolFormat {
 }
 
 impl AnswerFormat {
-    /// How a model with this template and vocabulary writes its answers.
-    pub fn detect(template: &str, tokenizer: &Tokenizer) -> Self {
-        if template.contains("<|channel|>") && template.contains("<|message|>") {
+    /// How a model with this template and vocabulary writes its answers; calls as `declared`, if the checkpoint says how.
+    pub fn detect(template: &str, tokenizer: &Tokenizer, declared: Option<ToolFormat>) -> Self {
+        if declared.is_none() && template.contains("<|channel|>") && template.contains("<|message|>") {
             return AnswerFormat::Channels;
         }
         let reasoning = reasoning(template, tokenizer);
         // Without these words a template has examples of an answer at most, and `<answer>` is a common tag.
         let response = RESPONSES.into_iter().find(|(_, close)| reasoning.is_some() && template.contains(close));
-        let tools = ToolFormat::detect(template, tokenizer);
+        let tools = declared.or_else(|| ToolFormat::detect(template, tokenizer));
         match (&reasoning, &tools) {
             (None, None) => AnswerFormat::Plain,
             _ => AnswerFormat::Marked { reasoning, response, tools },
@@ -314,6 +381,16 @@ impl AnswerFormat {
                 end: "<|channel|>final<|message|>".to_owned(),
             }),
         }
+    }
+
+    /// What ends thoughts that were begun, and begins the answer.
+    pub fn reasoning_end(&self) -> Option<String> {
+        let markers = self.reasoning()?;
+        Some(match self {
+            // Thoughts are a message of their own.
+            AnswerFormat::Channels => format!("<|end|><|start|>assistant{}", markers.end),
+            _ => markers.end,
+        })
     }
 
     /// The way to write calls.

@@ -19,10 +19,11 @@ use serde_json::Value;
 
 use crate::message::{Content, Function, Message, Role, ToolCall};
 
-pub use body::{Body, Separators};
-pub use format::{AnswerFormat, CallSyntax, ReasoningMarkers, TOOL_FORMATS, ToolFormat};
-pub use tagged::{Pairs, Tags};
+pub use body::{Body, Keys, Separators};
+pub use format::{AnswerFormat, CallSyntax, ReasoningMarkers, Several, TOOL_FORMATS, ToolFormat};
+pub use tagged::{Attribute, Pairs, Tags};
 pub use tools::Tools;
+pub(crate) use tools::resolve;
 
 use channels::Channels;
 use marked::Marked;

@@ -17,6 +17,33 @@ pub struct Tags {
     pub argument_end: &'static str,
     /// Tags around all arguments as one JSON object, where a format has both ways: the first opens without its end.
     pub object: Option<(&'static str, &'static str)>,
+    /// What stands before and behind a tool's name in its tag.
+    pub name: (&'static str, &'static str),
+    /// What stands before and behind an argument's name in its tag.
+    pub key: (&'static str, &'static str),
+    /// What the tag of an argument says about its type.
+    pub attribute: Option<Attribute>,
+    /// The tag of a call has its number among the answer's calls.
+    pub numbered: bool,
+}
+
+/// What a tag says about the type of what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attribute {
+    /// `string="true"` of text, and `string="false"` of JSON.
+    String,
+    /// `type="string"` of text, and JSON's name of another type.
+    Type,
+}
+
+impl Attribute {
+    /// The attribute of a value of this type.
+    pub(crate) fn says(self, kind: &str) -> String {
+        match self {
+            Attribute::String => format!(" string=\"{}\"", kind == "string"),
+            Attribute::Type => format!(" type=\"{kind}\""),
+        }
+    }
 }
 
 /// Markers around keys and values in turn, after the tool's name.

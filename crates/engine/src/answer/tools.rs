@@ -33,9 +33,10 @@ impl Tools {
 
     /// An argument that a format writes as plain text, as the tool's schema wants it: text where the schema says text,
     /// otherwise the JSON or Python value that it spells, if it spells one of an allowed type.
-    pub(super) fn argument(&self, tool: &str, name: &str, text: &str) -> Value {
-        let schema = self.parameters(tool).and_then(|p| p.get("properties")?.get(name));
-        let types = schema.map(types).unwrap_or_default();
+    pub(crate) fn argument(&self, tool: &str, name: &str, text: &str) -> Value {
+        let root = self.parameters(tool);
+        let types = root.and_then(|root| Some(types(root, resolve(root, root)?.get("properties")?.get(name)?, 0)));
+        let types = types.unwrap_or_default();
         let plain = || Value::String(text.to_owned());
         if types == ["string"] {
             return plain();
@@ -55,8 +56,20 @@ fn spelled(text: &str) -> Option<Value> {
     (!value.is_string()).then_some(value)
 }
 
+/// What a schema refers to, if it is a reference, in the schema `root`. `None` if that leads nowhere.
+pub(crate) fn resolve<'s>(root: &'s Value, mut schema: &'s Value) -> Option<&'s Value> {
+    const LONGEST: usize = 32;
+    for _ in 0..LONGEST {
+        let Some(pointer) = schema.get("$ref") else { return Some(schema) };
+        schema = root.pointer(pointer.as_str()?.strip_prefix('#')?)?;
+    }
+    None
+}
+
 /// The types that a schema allows; none if it does not say.
-fn types<'s>(schema: &'s Value) -> Vec<&'s str> {
+fn types<'s>(root: &'s Value, schema: &'s Value, depth: usize) -> Vec<&'s str> {
+    const DEEPEST: usize = 16;
+    let Some(schema) = resolve(root, schema).filter(|_| depth < DEEPEST) else { return Vec::new() };
     let mut found: Vec<&'s str> = match schema.get("type") {
         Some(Value::String(name)) => vec![name],
         Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
@@ -69,9 +82,8 @@ fn types<'s>(schema: &'s Value) -> Vec<&'s str> {
         }
     }
     for alternatives in ["anyOf", "oneOf", "allOf"] {
-        found.extend(
-            schema.get(alternatives).and_then(Value::as_array).into_iter().flatten().flat_map(|schema| types(schema)),
-        );
+        let alternatives = schema.get(alternatives).and_then(Value::as_array).into_iter().flatten();
+        found.extend(alternatives.flat_map(|schema| types(root, schema, depth + 1)));
     }
     found.sort_unstable();
     found.dedup();
@@ -93,8 +105,11 @@ fn type_name(value: &Value) -> &'static str {
 fn fitting(value: &Value, types: &[&str]) -> Option<Value> {
     let own = type_name(value);
     if own == "number" && types.contains(&"integer") {
-        let whole = value.as_f64().filter(|n| n.fract() == 0.0 && n.abs() < 9e15);
-        let whole = whole.map(|n| if value.is_f64() { Value::Number(Number::from(n as i64)) } else { value.clone() });
+        let whole = value.as_f64().filter(|n| n.fract() == 0.0);
+        let whole = whole.map(|n| match value.is_f64() && n.abs() < 9e15 {
+            true => Value::Number(Number::from(n as i64)),
+            false => value.clone(),
+        });
         return whole.or_else(|| types.contains(&"number").then(|| value.clone()));
     }
     types.contains(&own).then(|| value.clone())

@@ -4,8 +4,13 @@
 //! state of one answer, which forbids every token with which the grammar could not go on; an end token is allowed where the
 //! grammar is complete, and only there. Thoughts before the answer are free. What cannot be enforced is refused.
 
+mod arguments;
+mod budget;
 mod calls;
 mod constraint;
+mod notation;
+mod rules;
+mod shape;
 mod vocabulary;
 
 use std::sync::Arc;
@@ -14,8 +19,9 @@ use llguidance::api::TopLevelGrammar;
 use llguidance::{Matcher, ParserFactory};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use toktrie::{TokEnv, TokTrie};
+use toktrie::{InferenceCapabilities, TokEnv, TokTrie};
 
+pub use budget::ThinkingBudget;
 pub use calls::ToolChoice;
 pub use constraint::{Constraint, Thoughts};
 
@@ -56,7 +62,9 @@ impl Constrainer {
     /// If nothing ends the model's answers.
     pub fn new(tokenizer: &Tokenizer, vocab: usize, end_tokens: &[u32]) -> Result<Self> {
         let env: TokEnv = Arc::new(Vocabulary::new(tokenizer, vocab, end_tokens)?);
-        let mut factory = ParserFactory::new_simple(&env).map_err(|e| internal(&e))?;
+        let slices = SLICES.map(str::to_owned);
+        let mut factory =
+            ParserFactory::new(&env, InferenceCapabilities::default(), &slices).map_err(|e| internal(&e))?;
         factory.quiet();
         factory.limits_mut().verbose_errors = false;
         Ok(Self { factory, env })
@@ -86,15 +94,12 @@ impl Constrainer {
             None => Ok(Constraint::new(matcher, self.env.clone())),
         }
     }
-
-    /// The text of a grammar that writes `marker`: as the token that it is, if it is one.
-    fn terminal(&self, marker: &str) -> String {
-        match self.trie().get_special_token(marker) {
-            Some(id) => format!("<[{id}]>"),
-            None => quoted(marker),
-        }
-    }
 }
+
+/// Texts between JSON's quotes: parts of the vocabulary that are allowed as a whole where a text may go on so far, so that
+/// a mask need not look at each token. Blank space has none, for it is bounded here and a part of any length would never
+/// serve; each costs a fifth of the time that a constrainer takes.
+const SLICES: [&str; 3] = [r#"[^"\\\x00-\x1F\x7F]{1,10}"#, r#"[^"\\\x00-\x1F\x7F]{1,30}"#, r#"[^"\\\x00-\x1F\x7F]+"#];
 
 /// Where the library looks for its own options in a schema.
 const OPTIONS: &str = "x-guidance";
@@ -130,5 +135,7 @@ fn internal(error: &impl std::fmt::Display) -> EngineError {
     EngineError::new(ErrorKind::Internal, format!("the grammar of the answer failed: {error}"))
 }
 
+#[cfg(test)]
+mod calls_tests;
 #[cfg(test)]
 mod tests;

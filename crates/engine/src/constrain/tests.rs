@@ -2,15 +2,18 @@ use proptest::prelude::*;
 use serde_json::{Map, json};
 
 use super::*;
-use crate::answer::{AnswerFormat, AnswerParser, Piece, ToolFormat, Tools};
 use crate::sample::LogitsProcessor;
 use crate::text::TokenizerFiles;
 
-const SPECIAL: [&str; 8] =
+pub(super) const SPECIAL: [&str; 8] =
     ["<end>", "<think>", "</think>", "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>"];
 
-/// A byte-level tokenizer of every byte, some words, and control tokens.
 fn tokenizer() -> Tokenizer {
+    tokenizer_with(&SPECIAL)
+}
+
+/// A byte-level tokenizer of every byte, some words, and control tokens.
+pub(super) fn tokenizer_with(special: &[&str]) -> Tokenizer {
     let mut vocab = Map::new();
     let printable = |byte: &u32| matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
     let mut moved = 0x100..;
@@ -21,7 +24,7 @@ fn tokenizer() -> Tokenizer {
     for word in ["true", "{\"", "\":", "ab", "Ġ\"", "name", "null"] {
         vocab.insert(word.to_owned(), vocab.len().into());
     }
-    let added: Vec<Value> = SPECIAL
+    let added: Vec<Value> = special
         .iter()
         .enumerate()
         .map(|(i, content)| {
@@ -46,7 +49,7 @@ fn constrainer() -> (Tokenizer, Constrainer, u32) {
     (tokenizer, constrainer, end)
 }
 
-fn allowed(constraint: &mut Constraint) -> Vec<u32> {
+pub(super) fn allowed(constraint: &mut Constraint) -> Vec<u32> {
     let mask = constraint.mask().unwrap();
     let bits =
         mask.iter().enumerate().flat_map(|(i, word)| (0..32).map(move |b| (i as u32 * 32 + b, word >> b & 1 == 1)));
@@ -170,6 +173,37 @@ fn thoughts_are_free() {
 }
 
 #[test]
+fn thoughts_end_with_their_budget() {
+    let (tokenizer, _, _) = constrainer();
+    let id = |text: &str| tokenizer.token_to_id(text).unwrap();
+    let begun = || Thoughts::Begun { end: "</think>".to_owned() };
+    let possible = || Thoughts::Possible { start: vec![id("<think>")], end: "</think>".to_owned() };
+    // For each token said: what had to be said in its place, if anything had.
+    let forced = |thoughts: Thoughts, end: &str, budget: usize, said: &[&str]| {
+        let mut processor = ThinkingBudget::new(&tokenizer, thoughts, end, budget).unwrap();
+        let mut history = vec![1, 2, 3];
+        let mut found = Vec::new();
+        for text in said {
+            let mut logits = vec![f32::NEG_INFINITY; tokenizer.vocab_size()];
+            logits[0] = 0.0;
+            processor.process(&history, &mut logits);
+            assert!(processor.take_failure().is_none());
+            let free: Vec<usize> = (0..logits.len()).filter(|token| logits[*token] != f32::NEG_INFINITY).collect();
+            found.push(if free == [0] { None } else { tokenizer.id_to_token(free[0] as u32) });
+            history.push(id(found.last().unwrap().as_deref().unwrap_or(text)));
+        }
+        found.into_iter().map(Option::unwrap_or_default).collect::<Vec<_>>()
+    };
+    assert_eq!(forced(begun(), "</think>", 2, &["a", "b", "c", "a", "b"]), ["", "", "</think>", "", ""]);
+    assert_eq!(forced(begun(), "</think>", 2, &["a", "</think>", "c", "a", "b"]), [""; 5]);
+    assert_eq!(forced(begun(), "</think>", 0, &["a", "b"]), ["</think>", ""]);
+    assert_eq!(forced(begun(), "<end></think>", 1, &["a", "b", "c", "d"]), ["", "<end>", "</think>", ""]);
+    assert_eq!(forced(possible(), "</think>", 1, &["<think>", "a", "b", "c"]), ["", "", "</think>", ""]);
+    assert_eq!(forced(possible(), "</think>", 0, &["<think>", "a", "b"]), ["", "</think>", ""]);
+    assert_eq!(forced(possible(), "</think>", 0, &["a", "<think>", "b"]), [""; 3]);
+}
+
+#[test]
 fn a_processor_follows_the_history() {
     let (tokenizer, constrainer, end) = constrainer();
     let mut constraint = constrainer.compile(&Grammar::Regex("ab?c".to_owned())).unwrap();
@@ -188,53 +222,6 @@ fn a_processor_follows_the_history() {
     assert_eq!(next(&prompt), [id("a"), id("ab")]);
     assert_eq!(next(&[1, 2, 3, id("x")]), [0u32; 0]);
     assert!(constraint.take_failure().is_some());
-}
-
-#[test]
-fn calls_obey_their_tools_and_are_parsed() {
-    let (tokenizer, constrainer, end) = constrainer();
-    let schema = json!({"type": "object", "additionalProperties": false, "required": ["n"], "properties": {
-        "n": {"type": "integer", "minimum": 1, "maximum": 9}, "s": {"$ref": "#/$defs/s"}}, "$defs": {"s": {"enum": ["p", "q"]}}});
-    let tool = |name: &str| json!({"type": "function", "function": {"name": name, "parameters": schema}});
-    let tools = Tools::from(vec![tool("one"), tool("two")]);
-    for (name, choice) in [
-        ("json_tools", ToolChoice::Required),
-        ("json_tools", ToolChoice::Auto),
-        ("mistral", ToolChoice::Named("two".to_owned())),
-        ("llama3_json", ToolChoice::Required),
-        ("nemotron", ToolChoice::Named("one".to_owned())),
-        ("kimi_k2", ToolChoice::Required),
-    ] {
-        let format = ToolFormat::named(name).unwrap();
-        let grammar = constrainer.calls(&format, &tools, &choice).unwrap();
-        let constraint = constrainer.compile(&grammar).unwrap_or_else(|e| panic!("{name}: {e}: {grammar:?}"));
-        let mut called = 0;
-        for seed in 0..40 {
-            let Some(tokens) = walk(&mut constraint.clone(), end, seed) else { continue };
-            let text = tokenizer.decode(&tokens, false).unwrap();
-            let answer = AnswerFormat::Marked { reasoning: None, response: None, tools: Some(format) };
-            let mut parser = AnswerParser::new(&answer, Some(tools.clone()), false);
-            let pieces: Vec<Piece> = parser.push(&text).into_iter().chain(parser.finish()).collect();
-            for piece in pieces {
-                match piece {
-                    Piece::Call(call) => {
-                        called += 1;
-                        assert!(["one", "two"].contains(&call.function.name.as_str()));
-                        let n = call.function.arguments["n"].as_i64().unwrap_or_default();
-                        assert!((1..=9).contains(&n), "{name}: {text}");
-                    }
-                    Piece::Text(_) if choice == ToolChoice::Auto => {}
-                    piece => panic!("{name}: {piece:?} in {text}"),
-                }
-            }
-        }
-        assert!(called > 0, "{name}");
-    }
-    let error =
-        constrainer.calls(&ToolFormat::named("qwen3_coder").unwrap(), &tools, &ToolChoice::Required).unwrap_err();
-    assert!(error.to_string().contains("qwen3_coder"), "{error}");
-    let nobody = ToolChoice::Named("three".to_owned());
-    assert!(constrainer.calls(&ToolFormat::named("mistral").unwrap(), &tools, &nobody).is_err());
 }
 
 proptest! {

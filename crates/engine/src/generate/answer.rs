@@ -47,6 +47,11 @@ impl Answer {
         if let Some(grammar) = &params.grammar {
             sampler = sampler.with_processor(model.constraint(grammar, &prompt)?);
         }
+        if let Some(budget) = params.thinking_budget
+            && let Some(budget) = model.thinking_budget(budget, &prompt)?
+        {
+            sampler = sampler.with_processor(budget);
+        }
         Ok(Self {
             stats: Stats { prompt_tokens: prompt.len(), ..Stats::default() },
             limit: params.max_tokens.unwrap_or(usize::MAX).min(room),

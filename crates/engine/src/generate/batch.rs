@@ -2,18 +2,20 @@
 //!
 //! Sequences of any lengths share a pass, each with its own rows, so nothing is padded. An answer joins when another ends.
 //! What a pass reads of a sequence is what it would read of it alone: pieces of the prompt, its last token by itself, then
-//! each token of the answer; in `Precision::Exact` the bits of an answer are therefore those that it has alone.
+//! each token of the answer, or that and those that are proposed to follow it; in `Precision::Exact` the bits of an answer
+//! are therefore those that it has alone.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::answer::Answer;
-use super::{CancelToken, FinishReason, GenerateOptions, Stats, Step};
-use crate::error::{EngineError, ErrorKind, Result};
+use super::draft::Drafter;
+use super::{CancelToken, DraftSource, FinishReason, GenerateOptions, Speculation, Stats, Step};
+use crate::error::{EngineError, Result};
 use crate::model::LoadedModel;
 use crate::sample::{GenerateParams, LogitsProcessor};
-use crate::sequence::{Sequence, read_together};
+use crate::sequence::{Attempt, Sequence, read_together};
 
 /// One of many prompts.
 pub struct Request {
@@ -103,6 +105,16 @@ struct Running {
     index: usize,
     answer: Answer,
     sequence: Sequence,
+    drafter: Option<Drafter>,
+}
+
+/// What a pass reads of one sequence.
+struct Turn<'a> {
+    part: Part,
+    running: &'a mut Running,
+    tokens: Vec<u32>,
+    /// If some of the tokens are proposed.
+    attempt: Option<Attempt>,
 }
 
 /// What a pass reads of a sequence.
@@ -127,6 +139,84 @@ impl Running {
             Part::Newest
         }
     }
+
+    /// The tokens of a part; those that are proposed to follow the newest one are read on trial.
+    fn turn(&mut self, part: Part, batch: &Shared<'_>) -> Turn<'_> {
+        let from = self.sequence.tokens().len();
+        let count = if let Part::Prompt(count) = part { count } else { 1 };
+        let mut tokens = self.answer.history()[from..from + count].to_vec();
+        let mut attempt = None;
+        // The first token is chosen after a pass over the prompt's last token alone, as without drafts.
+        if part == Part::Newest && self.answer.stats.generated_tokens > 0 {
+            let proposed = self.propose(batch);
+            attempt = (!proposed.is_empty()).then(|| self.sequence.begin_attempt());
+            tokens.extend(proposed);
+        }
+        Turn { part, running: self, tokens, attempt }
+    }
+
+    /// Tokens that may follow, as many as a pass can verify and the answer can use.
+    fn propose(&mut self, batch: &Shared<'_>) -> Vec<u32> {
+        let (Some(drafter), Some(draft)) = (&mut self.drafter, &batch.options.draft) else { return Vec::new() };
+        let rows = self.sequence.rows_as_alone(self.answer.network(batch.model)).min(self.answer.left());
+        let most = draft.tokens.min(rows - 1);
+        let chunk = batch.options.prefill_chunk.max(1);
+        if most == 0 { Vec::new() } else { drafter.propose(&self.answer, most, chunk, batch.cancel) }
+    }
+}
+
+/// What the sequences of a batch have in common.
+struct Shared<'a> {
+    model: &'a LoadedModel,
+    options: &'a GenerateOptions,
+    cancel: &'a CancelToken,
+}
+
+impl Turn<'_> {
+    /// Takes the tokens that the rows after the newest token choose, as far as they are those that were proposed.
+    fn take(self, model: &LoadedModel, rows: &[&[f32]], took: Duration) -> Vec<BatchEvent> {
+        let Running { answer, sequence, .. } = self.running;
+        let proposed = &self.tokens[1..];
+        if let Some(s) = &mut answer.stats.speculation {
+            s.drafted += proposed.len();
+            let drafted = self.attempt.is_some();
+            let (passes, time) =
+                if drafted { (&mut s.passes, &mut s.time) } else { (&mut s.plain_passes, &mut s.plain_time) };
+            *passes += 1;
+            *time += took;
+        }
+        let (mut events, mut taken) = (Vec::new(), 0);
+        for row in rows {
+            let step = match answer.choose(model, row) {
+                Ok(step) => step,
+                Err(error) => {
+                    answer.finish = Some(FinishReason::Cancelled);
+                    events.push(BatchEvent::Failed(error));
+                    break;
+                }
+            };
+            answer.count(if taken == 0 { took } else { Duration::ZERO });
+            let agrees = proposed.get(taken) == Some(&step.token);
+            taken += 1;
+            if let Some(speculation) = &mut answer.stats.speculation {
+                speculation.accepted += usize::from(agrees);
+            }
+            let finish = step.finish;
+            events.push(BatchEvent::Step(step));
+            if let Some(reason) = finish {
+                let finished = Finished { reason, stats: answer.stats, seed: answer.seed() };
+                events.push(BatchEvent::Finished(finished));
+            }
+            if !agrees || finish.is_some() {
+                break;
+            }
+        }
+        // Of an answer that has ended nothing is read any more.
+        if let Some(attempt) = self.attempt.filter(|_| answer.finish.is_none()) {
+            sequence.settle(answer.network(model), attempt, taken);
+        }
+        events
+    }
 }
 
 impl Batch {
@@ -134,16 +224,15 @@ impl Batch {
     /// that cannot be answered, fails alone.
     ///
     /// # Errors
-    /// If the cache options do not fit the model, or drafts are asked for: many answers at once leave them no room.
+    /// If the cache options do not fit the model, or a draft model has another vocabulary.
     pub fn new(
         model: Arc<LoadedModel>,
         requests: impl Iterator<Item = Result<Request>> + Send + 'static,
         options: &GenerateOptions,
         limits: BatchOptions,
     ) -> Result<Self> {
-        if options.draft.is_some() {
-            let message = "drafts serve one answer at a time, and many were asked for";
-            return Err(EngineError::new(ErrorKind::InvalidParameter, message).with_remedy("leave the draft out"));
+        if let Some(draft) = &options.draft {
+            draft.check(&model)?;
         }
         Sequence::new(&*model.network, &options.cache)?;
         Ok(Self {
@@ -180,17 +269,37 @@ impl Batch {
     fn admit(&mut self) {
         while self.running.len() < self.limits.sequences {
             let Some((index, answer)) = self.waiting.pop_front().or_else(|| self.take()) else { return };
-            let more = self.model.cache_bytes(answer.history().len() + SLACK, &self.options.cache) as u64;
+            let more = self.planned(answer.history().len() + SLACK) as u64;
             let room = self.limits.cache_bytes.is_none_or(|most| self.cache_bytes().saturating_add(more) <= most);
             if !room && !self.running.is_empty() {
                 return self.waiting.push_front((index, answer));
             }
-            let adapter = answer.params().adapter.clone();
-            match Sequence::under(&self.model, adapter.as_deref(), &self.options.cache) {
-                Ok(sequence) => self.running.push(Running { index, answer, sequence }),
+            match self.begin(index, answer) {
+                Ok(running) => self.running.push(running),
                 Err(error) => self.events.push_back((index, BatchEvent::Failed(error))),
             }
         }
+    }
+
+    /// Gives an answer caches of its own.
+    fn begin(&self, index: usize, mut answer: Answer) -> Result<Running> {
+        let adapter = answer.params().adapter.clone();
+        let sequence = Sequence::under(&self.model, adapter.as_deref(), &self.options.cache)?;
+        let draft = self.options.draft.as_ref();
+        let drafter = draft.map(|draft| Drafter::start(draft, &self.options.cache)).transpose()?;
+        if drafter.is_some() {
+            answer.stats.speculation.get_or_insert_with(Speculation::default);
+        }
+        Ok(Running { index, answer, sequence, drafter })
+    }
+
+    /// Bytes that the caches of one sequence of `length` positions need, a draft model's among them.
+    fn planned(&self, length: usize) -> usize {
+        let draft = match self.options.draft.as_ref().map(|draft| &draft.source) {
+            Some(DraftSource::Model(draft)) => draft.cache_bytes(length, &self.options.cache),
+            _ => 0,
+        };
+        self.model.cache_bytes(length, &self.options.cache) + draft
     }
 
     /// The next request that can be answered.
@@ -213,8 +322,8 @@ impl Batch {
     /// Bytes that the caches have, or will have once their prompts are read.
     fn cache_bytes(&self) -> u64 {
         let bytes = |r: &Running| {
-            let planned = self.model.cache_bytes(r.answer.history().len(), &self.options.cache);
-            r.sequence.bytes().max(planned) as u64
+            let held = r.sequence.bytes() + r.drafter.as_ref().map_or(0, Drafter::bytes);
+            held.max(self.planned(r.answer.history().len())) as u64
         };
         self.running.iter().map(bytes).fold(0, u64::saturating_add)
     }
@@ -245,7 +354,8 @@ impl Batch {
         let begun = Instant::now();
         let chunk = self.options.prefill_chunk.max(1);
         let mut left = chunk;
-        let mut parts: Vec<(Part, &mut Running)> = Vec::with_capacity(self.running.len());
+        let batch = Shared { model: &self.model, options: &self.options, cancel: &self.cancel };
+        let mut turns: Vec<Turn<'_>> = Vec::with_capacity(self.running.len());
         for running in self.running.iter_mut().filter(|running| running.sequence.adapter() == adapter) {
             let part = running.next(chunk);
             if let Part::Prompt(count) = part {
@@ -255,39 +365,26 @@ impl Batch {
                 }
                 left -= count;
             }
-            parts.push((part, running));
+            turns.push(running.turn(part, &batch));
         }
-        parts.sort_by_key(|(part, _)| *part);
-        let wanted = parts.iter().take_while(|(part, _)| *part == Part::Newest).count();
-        let Some((_, first)) = parts.first() else { return };
-        let network = first.answer.network(&self.model);
-        let mut reads: Vec<(&mut Sequence, &[u32])> = Vec::with_capacity(parts.len());
-        for (part, running) in &mut parts {
-            let from = running.sequence.tokens().len();
-            let count = if let Part::Prompt(count) = part { *count } else { 1 };
-            reads.push((&mut running.sequence, &running.answer.history()[from..from + count]));
-        }
+        turns.sort_by_key(|turn| turn.part);
+        let Some(first) = turns.first() else { return };
+        let network = first.running.answer.network(&self.model);
+        let mut reads: Vec<(&mut Sequence, &[u32])> =
+            turns.iter_mut().map(|turn| (&mut turn.running.sequence, &turn.tokens[..])).collect();
         let hidden = read_together(network, &mut reads);
+        turns.retain(|turn| turn.part == Part::Newest);
+        let wanted = turns.iter().map(|turn| turn.tokens.len()).sum();
         if wanted == 0 {
             return;
         }
         let logits = network.logits(&hidden.slice(0, 0, wanted));
         let took = begun.elapsed();
-        for ((_, running), row) in parts.into_iter().zip(logits.f32s().chunks_exact(logits.shape().last())) {
-            let event = match running.answer.choose(&self.model, row) {
-                Ok(step) => BatchEvent::Step(step),
-                Err(error) => {
-                    running.answer.finish = Some(FinishReason::Cancelled);
-                    BatchEvent::Failed(error)
-                }
-            };
-            running.answer.count(took);
-            let step = matches!(event, BatchEvent::Step(_));
-            self.events.push_back((running.index, event));
-            if let Some(reason) = running.answer.finish.filter(|_| step) {
-                let finished = Finished { reason, stats: running.answer.stats, seed: running.answer.seed() };
-                self.events.push_back((running.index, BatchEvent::Finished(finished)));
-            }
+        let mut rows = logits.f32s().chunks_exact(logits.shape().last());
+        for turn in turns {
+            let (index, own) = (turn.running.index, rows.by_ref().take(turn.tokens.len()).collect::<Vec<_>>());
+            let events = turn.take(&self.model, &own, took);
+            self.events.extend(events.into_iter().map(|event| (index, event)));
         }
     }
 }

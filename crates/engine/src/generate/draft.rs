@@ -83,13 +83,31 @@ impl Drafter {
             (DraftSource::Model(own), Some(Drafter::Model { model, sequence })) if Arc::ptr_eq(own, &model) => {
                 Ok(Drafter::Model { model, sequence })
             }
-            (DraftSource::Model(own), _) => {
+            _ => {
                 draft.check(model)?;
+                Drafter::start(draft, cache)
+            }
+        }
+    }
+
+    /// What drafts for a sequence that has read nothing; [`Draft::check`] was asked before.
+    pub(super) fn start(draft: &Draft, cache: &CacheOptions) -> Result<Drafter> {
+        match &draft.source {
+            DraftSource::PromptLookup(longest) => Ok(Drafter::PromptLookup(*longest)),
+            DraftSource::Model(own) => {
                 // Its sizes may not allow the model's cache options, and what is proposed need not be exact.
                 let sequence = Sequence::new(&*own.network, cache)
                     .or_else(|_| Sequence::new(&*own.network, &CacheOptions::default()))?;
                 Ok(Drafter::Model { model: Arc::clone(own), sequence })
             }
+        }
+    }
+
+    /// Bytes of its own caches.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Drafter::Model { sequence, .. } => sequence.bytes(),
+            Drafter::PromptLookup(_) => 0,
         }
     }
 

@@ -56,6 +56,8 @@ pub struct GenerateParams {
     /// What the answer has to be, beside thoughts before it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grammar: Option<Grammar>,
+    /// At most this many tokens of thoughts: then their end marker follows, and the answer.
+    pub thinking_budget: Option<usize>,
 }
 
 impl Default for GenerateParams {
@@ -82,6 +84,7 @@ impl Default for GenerateParams {
             ignore_eos: false,
             adapter: None,
             grammar: None,
+            thinking_budget: None,
         }
     }
 }
@@ -127,6 +130,8 @@ setters! {
     with_ignore_eos(ignore_eos: bool) = ignore_eos;
     /// Sets `grammar`.
     with_grammar(grammar: Grammar) = Some(grammar);
+    /// Sets `thinking_budget`.
+    with_thinking_budget(thinking_budget: usize) = Some(thinking_budget);
 }
 
 impl GenerateParams {

@@ -37,6 +37,10 @@ impl LogitsProcessor for Box<dyn LogitsProcessor> {
     fn process(&mut self, history: &[u32], logits: &mut [f32]) {
         (**self).process(history, logits);
     }
+
+    fn take_failure(&mut self) -> Option<EngineError> {
+        (**self).take_failure()
+    }
 }
 
 impl<F: FnMut(&[u32], &mut [f32]) + Send> LogitsProcessor for F {
