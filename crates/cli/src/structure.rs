@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::App;
 use crate::arguments::GenerationArguments;
-use crate::failure::{Result, invalid};
+use crate::failure::Result;
 use crate::parsers;
 use crate::settings::{list, render_options};
 
@@ -57,18 +57,13 @@ pub fn grammar(arguments: &StructureArguments, engine: &InferenceEngine) -> Resu
 
 fn calls(arguments: &StructureArguments, choice: &str, engine: &InferenceEngine) -> Result<Grammar> {
     let model = engine.model()?;
-    let Some(format) = model.answer_format.tools() else {
-        return Err(invalid("calls cannot be constrained: the model has no known way to write them")
-            .with_remedy("leave --tool-choice out")
-            .into());
-    };
     let choice = match choice {
         "auto" => ToolChoice::Auto,
         "required" => ToolChoice::Required,
         name => ToolChoice::Named(name.to_owned()),
     };
     let tools = Tools::from(list(arguments.tools.clone().unwrap_or_else(|| json!([]))));
-    Ok(model.constrainer()?.calls(format, &tools, &choice)?)
+    Ok(model.constrainer()?.calls(&model.answer_format, &tools, &choice)?)
 }
 
 /// Says what the template does not look at.

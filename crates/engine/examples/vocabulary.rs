@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use mlxengine_engine::text::{Tokenizer, TokenizerFiles};
-use mlxengine_engine::{Constrainer, Grammar, ToolChoice, ToolFormat, Tools};
+use mlxengine_engine::{AnswerFormat, Constrainer, Grammar, ToolChoice, ToolFormat, Tools};
 use serde_json::{Map, Value, json};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let answer = r#"{"name": "a name of some words", "tags": ["one", "two and more"], "size": 12.5, "kind": "small"}"#;
     let tool = json!({"name": "f", "parameters": {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}}});
     let format = ToolFormat::named("qwen3_coder").ok_or("no such format")?;
+    let format = AnswerFormat::Marked { reasoning: None, response: None, tools: Some(format) };
     let call = constrainer.calls(&format, &Tools::from(vec![tool]), &ToolChoice::Auto)?;
     let called =
         "Text. <tool_call>\n<function=f>\n<parameter=text>\nsome words\n</parameter>\n</function>\n</tool_call>";

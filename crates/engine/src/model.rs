@@ -203,6 +203,9 @@ impl LoadedModel {
     /// If the grammar cannot be enforced.
     pub fn constraint(&self, grammar: &Grammar, prompt: &[u32]) -> Result<Constraint> {
         let constraint = self.constrainer()?.compile(grammar)?;
+        if matches!(grammar, Grammar::Whole(_)) {
+            return Ok(constraint);
+        }
         Ok(match self.thoughts(prompt)? {
             Some(thoughts) => constraint.after(thoughts),
             None => constraint,

@@ -1,7 +1,7 @@
 //! From a conversation to tokens, and what a checkpoint's template can do.
 
 use mlxengine_engine::text::probe::{Parting, parting};
-use mlxengine_engine::{Capabilities, LoadedModel, Message, RenderOptions, Result, Role, Tools};
+use mlxengine_engine::{AnswerFormat, Capabilities, LoadedModel, Message, RenderOptions, Result, Role};
 use serde::Serialize;
 
 use crate::configuration::EndTokenInfo;
@@ -46,8 +46,6 @@ pub struct Explanation {
     pub tool_format: Option<&'static str>,
     /// What the checkpoint itself calls that way, in `tool_parser_type`; a name that nobody here knows counts for nothing.
     pub tool_parser: Option<String>,
-    /// Whether calls in that way can be constrained to the tools' schemas.
-    pub constrained_calls: bool,
     /// The markers around thoughts.
     pub reasoning: Option<[String; 2]>,
     /// Whether the prompt begins the thoughts.
@@ -71,22 +69,15 @@ pub fn explain(engine: &InferenceEngine, messages: &[Message], options: &RenderO
         token: model.tokenizer.id_to_token(id).unwrap_or_default(),
         special: model.tokenizer.is_added(id),
     };
-    let format = model.answer_format.tools();
-    let probe = Tools::from(vec![serde_json::json!({"name": "f", "parameters": {"type": "object"}})]);
-    let constrained = format.is_some_and(|format| {
-        let calls = model.constrainer().and_then(|c| c.calls(format, &probe, &mlxengine_engine::ToolChoice::Required));
-        calls.is_ok()
-    });
     Ok(Explanation {
         template: model.templates.origin().to_owned(),
         templates: model.templates.names().map(str::to_owned).collect(),
         capabilities: Capabilities::of(&model.template(options.tools.is_some())?),
         tool_format: match model.answer_format {
-            mlxengine_engine::AnswerFormat::Channels => Some("harmony"),
-            _ => format.map(|format| format.name),
+            AnswerFormat::Channels => Some("harmony"),
+            _ => model.answer_format.tools().map(|format| format.name),
         },
         tool_parser: model.tool_parser.clone(),
-        constrained_calls: constrained,
         reasoning: model.answer_format.reasoning().map(|markers| [markers.start, markers.end]),
         begins_reasoning: model.answer_format.begins_reasoning(&text),
         end_tokens: engine.configuration().end_tokens.clone(),

@@ -94,7 +94,6 @@ fn facts(found: &Explanation) -> Vec<(&'static str, String)> {
         found.end_tokens.iter().map(|end| format!("{} {}", end.id, end.text.as_deref().unwrap_or_default())).collect();
     let none = || "none".to_owned();
     let some = |texts: Vec<String>| if texts.is_empty() { none() } else { texts.join(", ") };
-    let constrained = if found.constrained_calls { "their arguments can be constrained" } else { "no grammar" };
     vec![
         ("from", format!("{} ({})", found.template, found.templates.join(", "))),
         ("instructions", if c.late_system { "yes, also later in a conversation".to_owned() } else { yes(c.system) }),
@@ -105,7 +104,9 @@ fn facts(found: &Explanation) -> Vec<(&'static str, String)> {
         ("keeps thoughts", yes(c.keeps_reasoning)),
         (
             "calls written as",
-            found.tool_format.map_or_else(none, |name| format!("{name}{}; {constrained}", told_by(found))),
+            found
+                .tool_format
+                .map_or_else(none, |name| format!("{name}{}; their arguments can be constrained", told_by(found))),
         ),
         (
             "thoughts between",

@@ -8,10 +8,10 @@ use serde_json::{Map, Value};
 use super::markers::{Seen, first};
 use super::{Call, Found};
 
-const START: &str = "<|start|>";
-const MESSAGE: &str = "<|message|>";
+pub(crate) const START: &str = "<|start|>";
+pub(crate) const MESSAGE: &str = "<|message|>";
 /// What ends a message. A new header does, too, where the end was left out.
-const ENDS: [&str; 5] = ["<|end|>", "<|call|>", "<|return|>", START, "<|channel|>"];
+pub(crate) const ENDS: [&str; 5] = ["<|end|>", "<|call|>", "<|return|>", START, "<|channel|>"];
 
 /// Takes such an answer apart.
 #[derive(Debug, Clone)]

@@ -20,6 +20,7 @@ use serde_json::Value;
 use crate::message::{Content, Function, Message, Role, ToolCall};
 
 pub use body::{Body, Keys, Separators};
+pub(crate) use channels::{ENDS, MESSAGE, START};
 pub use format::{AnswerFormat, CallSyntax, ReasoningMarkers, Several, TOOL_FORMATS, ToolFormat};
 pub use tagged::{Attribute, Pairs, Tags};
 pub use tools::Tools;

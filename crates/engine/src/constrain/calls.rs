@@ -7,7 +7,9 @@ use super::notation::{Field, Notation, Values, bare, fields, unnameable};
 use super::rules::{ANY, Rules, list, without};
 use super::shape::{Kind, Refused, Shape, shape};
 use super::{Constrainer, Grammar, quoted, spaced};
-use crate::answer::{Body, CallSyntax, Keys, Pairs, Separators, Several, Tags, ToolFormat, Tools, resolve};
+use crate::answer::{
+    AnswerFormat, Body, CallSyntax, Keys, Pairs, Separators, Several, Tags, ToolFormat, Tools, resolve,
+};
 use crate::error::{EngineError, ErrorKind, Result};
 
 /// Whether tools have to be called.
@@ -26,8 +28,8 @@ impl Constrainer {
     /// names, in its order.
     ///
     /// # Errors
-    /// If there is no such tool, or the format cannot carry what a schema says; the message names it.
-    pub fn calls(&self, format: &ToolFormat, tools: &Tools, choice: &ToolChoice) -> Result<Grammar> {
+    /// If there is no such tool, or the format writes no calls or cannot carry what a schema says; the message names it.
+    pub fn calls(&self, format: &AnswerFormat, tools: &Tools, choice: &ToolChoice) -> Result<Grammar> {
         let names: Vec<&str> = match choice {
             ToolChoice::Named(name) => tools.names().filter(|known| known == name).collect(),
             _ => tools.names().collect(),
@@ -36,10 +38,22 @@ impl Constrainer {
             let wanted = if let ToolChoice::Named(name) = choice { format!(" called {name}") } else { String::new() };
             return Err(EngineError::new(ErrorKind::InvalidInput, format!("there is no tool{wanted} to call")));
         }
+        let format = match format {
+            AnswerFormat::Marked { tools: Some(format), .. } => format,
+            AnswerFormat::Channels => {
+                return self
+                    .messages(tools, &names, choice)
+                    .map_err(|why| unsupported("channels", &names.join(", "), &why));
+            }
+            _ => {
+                let message = "calls cannot be constrained: the model has no known way to write them";
+                return Err(EngineError::new(ErrorKind::Unsupported, message).with_remedy("let it answer without"));
+            }
+        };
         let mut calls = Calls { rules: Rules::new(self.trie()), format, tools };
         let mut bodies = Vec::new();
         for name in names {
-            bodies.push(calls.body(name).map_err(|why| unsupported(format, name, &why))?);
+            bodies.push(calls.body(name).map_err(|why| unsupported(format.name, name, &why))?);
         }
         let call = calls.rules.rule(&bodies.join(" | "));
         let start = calls.start(&call, choice);
@@ -290,8 +304,8 @@ fn movable(schema: &Value) -> Refused<()> {
     }
 }
 
-fn unsupported(format: &ToolFormat, tool: &str, why: &str) -> EngineError {
-    let message = format!("calls of {tool} in the format {} cannot be constrained: {why}", format.name);
+fn unsupported(format: &str, tool: &str, why: &str) -> EngineError {
+    let message = format!("calls of {tool} in the format {format} cannot be constrained: {why}");
     EngineError::new(ErrorKind::Unsupported, message)
         .with_remedy("change the tool's parameters, or let the model call without constraint")
 }

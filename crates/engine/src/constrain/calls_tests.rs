@@ -13,7 +13,9 @@ fn constrainer(markers: bool) -> (Tokenizer, Constrainer, u32) {
         section.chain(format.calls.iter().flat_map(|call| [call.open, call.close]))
     });
     let others = ["</arg_value>", "<|\"|>", "<escape>", "<|open|>", "<|close|>", "<|sep|>", "<｜tool▁sep｜>", "[ARGS]"];
-    let mut special: Vec<&str> = if markers { own.chain(others).chain(SPECIAL).collect() } else { vec!["<end>"] };
+    let channels = ["<|channel|>", "<|message|>", "<|constrain|>", "<|start|>", "<|end|>", "<|call|>", "<|return|>"];
+    let mut special: Vec<&str> =
+        if markers { own.chain(others).chain(channels).chain(SPECIAL).collect() } else { vec!["<end>"] };
     special.retain(|marker| (marker.starts_with('<') && marker.ends_with('>')) || marker.starts_with('['));
     special.sort_unstable();
     special.dedup();
@@ -68,9 +70,12 @@ fn fits(name: &str, value: &Value) -> bool {
         })
 }
 
-fn parse(format: ToolFormat, text: &str) -> Vec<Piece> {
-    let answer = AnswerFormat::Marked { reasoning: None, response: None, tools: Some(format) };
-    let mut parser = AnswerParser::new(&answer, Some(tools()), false);
+fn written(format: ToolFormat) -> AnswerFormat {
+    AnswerFormat::Marked { reasoning: None, response: None, tools: Some(format) }
+}
+
+fn parse(format: &AnswerFormat, text: &str) -> Vec<Piece> {
+    let mut parser = AnswerParser::new(format, Some(tools()), false);
     parser.push(text).into_iter().chain(parser.finish()).collect()
 }
 
@@ -133,7 +138,7 @@ fn calls_in_every_format_are_read_as_their_tools_want_them() {
         let (tokenizer, constrainer, end) = constrainer(markers);
         for format in TOOL_FORMATS {
             for choice in [ToolChoice::Required, ToolChoice::Named("forecast".to_owned()), ToolChoice::Auto] {
-                let grammar = constrainer.calls(&format, &tools(), &choice).unwrap();
+                let grammar = constrainer.calls(&written(format), &tools(), &choice).unwrap();
                 let Grammar::Lark(text) = &grammar else { panic!("{grammar:?}") };
                 let what = format!("{} {choice:?} {markers}", format.name);
                 let constraint = constrainer.compile(&grammar).unwrap_or_else(|e| panic!("{what}: {e}: {text}"));
@@ -142,7 +147,7 @@ fn calls_in_every_format_are_read_as_their_tools_want_them() {
                     let walk = Walk::new(seed, &tokenizer, &format);
                     let Some(tokens) = walk.answer(&mut constraint.clone(), end) else { continue };
                     let text = tokenizer.decode(&tokens, false).unwrap();
-                    let pieces = parse(format, &text);
+                    let pieces = parse(&written(format), &text);
                     if pieces.iter().any(|piece| !matches!(piece, Piece::Call(_))) && has_huge_number(&text) {
                         continue;
                     }
@@ -174,9 +179,30 @@ fn accepts(constraint: &Constraint, tokenizer: &Tokenizer, end: u32, text: &str)
         .all(|token| allowed(&mut constraint).contains(&token) && (token == end || constraint.accept(token).is_ok()))
 }
 
+const JSON: &str = r#"{"city": "Paris", "days": 371, "unit": "celsius", "flag": true, "place": {"lat": 1.5}}"#;
+
 /// A call of `forecast` as models write it, in each way of writing.
 fn sentences() -> Vec<(&'static str, String)> {
-    let json = r#"{"city": "Paris", "days": 371, "unit": "celsius", "flag": true, "place": {"lat": 1.5}}"#;
+    [json_sentences(), tagged_sentences(), literal_sentences()].concat()
+}
+
+fn json_sentences() -> Vec<(&'static str, String)> {
+    let named = |arguments: &str| format!(r#"{{"name": "forecast", "{arguments}": {JSON}}}"#);
+    let kimi =
+        ["<|tool_calls_section_begin|>", "<|tool_call_begin|>functions.forecast:7<|tool_call_argument_begin|>", JSON];
+    let deepseek = ["<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>forecast\n```json\n", JSON];
+    let solar = ["<|tool_calls|><|tool_call:begin|>id7<|tool_call:name|>", "forecast<|tool_call:args|>", JSON];
+    vec![
+        ("json_tools", format!("<tool_call>\n{}\n</tool_call>", named("arguments"))),
+        ("llama3_json", named("parameters")),
+        ("apertus", format!("<|tools_prefix|>[{{\"forecast\": {JSON}}}]<|tools_suffix|>")),
+        ("kimi_k2", kimi.concat() + "<|tool_call_end|><|tool_calls_section_end|>"),
+        ("deepseek", deepseek.concat() + "\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"),
+        ("solar", solar.concat() + "<|tool_call:end|>"),
+    ]
+}
+
+fn tagged_sentences() -> Vec<(&'static str, String)> {
     let tag = |open: &str, close: &str| {
         let pairs =
             [("city", "Paris"), ("days", "371"), ("unit", "celsius"), ("flag", "true"), ("place", "{\"lat\": 1.5}")];
@@ -191,71 +217,31 @@ fn sentences() -> Vec<(&'static str, String)> {
     let kimi = kinds.iter().fold(kimi, |text, (key, kind)| {
         text.replace(&format!("{key}\" type=\"string\""), &format!("{key}\" type=\"{kind}\""))
     });
-    let named = |arguments: &str| format!(r#"{{"name": "forecast", "{arguments}": {json}}}"#);
-    let python = "[forecast(city=\"Paris\", days=371, unit='celsius', flag=True, place={\"lat\": 1.5})]";
-    let braces =
-        |q: &str| format!("call:forecast{{city:{q}Paris{q},days:371,unit:{q}celsius{q},flag:true,place:{{lat:1.5}}}}");
+    let kimi = ["<|open|>tools<|sep|><|open|>call tool=\"forecast\" index=\"1\"<|sep|>", &kimi, "<|close|>call<|sep|>"];
+    let dsml = ["<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"forecast\">\n", &dsml, "</｜DSML｜invoke>\n"];
+    let calls = |section: &str, call: &str, arguments: &str| {
+        let (end, _) = call.split_once(['=', ' ']).unwrap();
+        format!("<{section}>\n<{call}>\n{arguments}</{end}>\n</{section}>")
+    };
+    let pairs = |arguments: &str| {
+        tag(&format!("<{arguments}_key>KEY</{arguments}_key><{arguments}_value>"), &format!("</{arguments}_value>"))
+    };
     vec![
-        ("json_tools", format!("<tool_call>\n{}\n</tool_call>", named("arguments"))),
-        ("llama3_json", named("parameters")),
-        ("apertus", format!("<|tools_prefix|>[{{\"forecast\": {json}}}]<|tools_suffix|>")),
-        (
-            "kimi_k2",
-            format!(
-                "<|tool_calls_section_begin|><|tool_call_begin|>functions.forecast:7<|tool_call_argument_begin|>{json}<|tool_call_end|><|tool_calls_section_end|>"
-            ),
-        ),
-        (
-            "deepseek",
-            format!(
-                "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>forecast\n```json\n{json}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
-            ),
-        ),
-        (
-            "solar",
-            format!(
-                "<|tool_calls|><|tool_call:begin|>id7<|tool_call:name|>forecast<|tool_call:args|>{json}<|tool_call:end|>"
-            ),
-        ),
-        (
-            "qwen3_coder",
-            format!(
-                "<tool_call>\n<function=forecast>\n{}</function>\n</tool_call>",
-                tag("<parameter=KEY>\n", "\n</parameter>\n")
-            ),
-        ),
-        (
-            "seed_oss",
-            format!(
-                "<seed:tool_call>\n<function=forecast>\n{}</function>\n</seed:tool_call>",
-                tag("<parameter=KEY>", "</parameter>\n")
-            ),
-        ),
+        ("qwen3_coder", calls("tool_call", "function=forecast", &tag("<parameter=KEY>\n", "\n</parameter>\n"))),
+        ("seed_oss", calls("seed:tool_call", "function=forecast", &tag("<parameter=KEY>", "</parameter>\n"))),
         (
             "minimax_m2",
-            format!(
-                "<minimax:tool_call>\n<invoke name=\"forecast\">\n{}</invoke>\n</minimax:tool_call>",
-                tag("<parameter name=\"KEY\">", "</parameter>\n")
-            ),
+            calls("minimax:tool_call", "invoke name=\"forecast\"", &tag("<parameter name=\"KEY\">", "</parameter>\n")),
         ),
-        (
-            "dsml",
-            format!(
-                "<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"forecast\">\n{dsml}</｜DSML｜invoke>\n</｜DSML｜function_calls>"
-            ),
-        ),
-        (
-            "kimi_k3",
-            format!(
-                "<|open|>tools<|sep|><|open|>call tool=\"forecast\" index=\"1\"<|sep|>{kimi}<|close|>call<|sep|><|close|>tools<|sep|>"
-            ),
-        ),
+        ("dsml", dsml.concat() + "</｜DSML｜function_calls>"),
+        ("kimi_k3", kimi.concat() + "<|close|>tools<|sep|>"),
         ("minicpm5", format!("<function name=\"forecast\">{}</function>", tag("<param name=\"KEY\">", "</param>"))),
         (
             "muse_spark",
-            format!(
-                "<atem:function_calls>\n<atem:invoke name=\"forecast\">\n{}</atem:invoke>\n</atem:function_calls>",
-                tag("<atem:parameter name=\"KEY\">", "</atem:parameter>\n")
+            calls(
+                "atem:function_calls",
+                "atem:invoke name=\"forecast\"",
+                &tag("<atem:parameter name=\"KEY\">", "</atem:parameter>\n"),
             ),
         ),
         (
@@ -265,18 +251,50 @@ fn sentences() -> Vec<(&'static str, String)> {
                 tag("<arg_key>KEY</arg_key>\n<arg_value>", "</arg_value>\n")
             ),
         ),
-        (
-            "longcat",
-            format!(
-                "<longcat_tool_call>forecast{}</longcat_tool_call>",
-                tag("<longcat_arg_key>KEY</longcat_arg_key><longcat_arg_value>", "</longcat_arg_value>")
-            ),
-        ),
+        ("longcat", format!("<longcat_tool_call>forecast{}</longcat_tool_call>", pairs("longcat_arg"))),
+    ]
+}
+
+fn literal_sentences() -> Vec<(&'static str, String)> {
+    let python = "[forecast(city=\"Paris\", days=371, unit='celsius', flag=True, place={\"lat\": 1.5})]";
+    let braces =
+        |q: &str| format!("call:forecast{{city:{q}Paris{q},days:371,unit:{q}celsius{q},flag:true,place:{{lat:1.5}}}}");
+    vec![
         ("pythonic", format!("<|tool_call_start|>{python}<|tool_call_end|>")),
         ("olmo3", format!("<function_calls>\n{}\n</function_calls>", &python[1..python.len() - 1])),
         ("gemma4", format!("<|tool_call>{}<tool_call|>", braces("<|\"|>"))),
         ("function_gemma", format!("<start_function_call>{}<end_function_call>", braces("<escape>"))),
     ]
+}
+
+#[test]
+fn calls_in_channels_come_after_thoughts() {
+    let call = format!("<|channel|>commentary to=functions.forecast <|constrain|>json<|message|>{JSON}");
+    let thought = "<|channel|>analysis<|message|>Paris?<|end|><|start|>assistant";
+    let remark = "<|channel|>commentary<|message|>I look.<|end|><|start|>assistant";
+    let said = "<|channel|>final<|message|>Hello.";
+    for markers in [true, false] {
+        let (tokenizer, constrainer, end) = constrainer(markers);
+        for choice in [ToolChoice::Required, ToolChoice::Named("forecast".to_owned()), ToolChoice::Auto] {
+            let grammar = constrainer.calls(&AnswerFormat::Channels, &tools(), &choice).unwrap();
+            let constraint = constrainer.compile(&grammar).unwrap();
+            let accepts = |text: &str| accepts(&constraint, &tokenizer, end, text);
+            for before in ["", thought, &[thought, remark].concat()] {
+                let text = before.to_owned() + &call;
+                assert!(accepts(&text), "{choice:?} {markers}: {text}");
+                for (right, wrong) in [("371", "many"), ("celsius", "kelvin"), ("city", "town"), ("forecast", "guess")]
+                {
+                    let wrong = text.replace(right, wrong);
+                    assert!(!accepts(&wrong), "{choice:?} {markers}: {wrong}");
+                }
+                let pieces = parse(&AnswerFormat::Channels, &text);
+                let [.., Piece::Call(call)] = &pieces[..] else { panic!("{pieces:?}") };
+                assert!(fits(&call.function.name, &call.function.arguments), "{:?}", call.function);
+                let answer = before.to_owned() + said;
+                assert_eq!(accepts(&answer), choice == ToolChoice::Auto, "{choice:?} {markers}: {answer}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -286,7 +304,7 @@ fn what_models_write_is_allowed_and_what_tools_do_not_take_is_not() {
         for (name, text) in sentences() {
             let format = ToolFormat::named(name).unwrap();
             for choice in [ToolChoice::Required, ToolChoice::Named("forecast".to_owned()), ToolChoice::Auto] {
-                let grammar = constrainer.calls(&format, &tools(), &choice).unwrap();
+                let grammar = constrainer.calls(&written(format), &tools(), &choice).unwrap();
                 let constraint = constrainer.compile(&grammar).unwrap();
                 assert!(
                     accepts(&constraint, &tokenizer, end, &text),
@@ -299,7 +317,7 @@ fn what_models_write_is_allowed_and_what_tools_do_not_take_is_not() {
                     assert!(!accepts(&constraint, &tokenizer, end, &wrong), "{name} {choice:?} {markers}: {wrong}");
                 }
             }
-            let pieces = parse(format, &text);
+            let pieces = parse(&written(format), &text);
             let [Piece::Call(call)] = &pieces[..] else { panic!("{name}: {pieces:?}") };
             assert!(fits(&call.function.name, &call.function.arguments), "{name}: {:?}", call.function);
         }
@@ -311,7 +329,8 @@ fn what_a_format_cannot_carry_is_refused_by_name() {
     let (_, constrainer, _) = constrainer(false);
     let refuse = |format: &str, name: &str, schema: Value| {
         let tools = Tools::from(vec![json!({"name": name, "parameters": schema})]);
-        let error = constrainer.calls(&ToolFormat::named(format).unwrap(), &tools, &ToolChoice::Required).unwrap_err();
+        let error =
+            constrainer.calls(&written(ToolFormat::named(format).unwrap()), &tools, &ToolChoice::Required).unwrap_err();
         assert!(error.to_string().contains(&format!("calls of {name} in the format {format}")), "{error}");
         error.to_string()
     };
@@ -338,5 +357,5 @@ fn what_a_format_cannot_carry_is_refused_by_name() {
     }
     assert!(refuse("minimax_m2", "a b", json!({})).contains("the name \"a b\" in the call"));
     let nobody = ToolChoice::Named("three".to_owned());
-    assert!(constrainer.calls(&ToolFormat::named("mistral").unwrap(), &tools(), &nobody).is_err());
+    assert!(constrainer.calls(&written(ToolFormat::named("mistral").unwrap()), &tools(), &nobody).is_err());
 }

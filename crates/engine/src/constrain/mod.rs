@@ -7,6 +7,7 @@
 mod arguments;
 mod budget;
 mod calls;
+mod channels;
 mod constraint;
 mod notation;
 mod rules;
@@ -41,6 +42,8 @@ pub enum Grammar {
     Regex(String),
     /// Text of this grammar, in Lark's notation; its rule `start` is where it begins.
     Lark(String),
+    /// The same of everything that the model says, its thoughts included.
+    Whole(String),
 }
 
 /// Compiles grammars for one model's vocabulary.
@@ -85,7 +88,7 @@ impl Constrainer {
                 ("JSON schema", TopLevelGrammar::from_json_schema(spaced(json!({"type": "object"}))?))
             }
             Grammar::Regex(regex) => ("regular expression", TopLevelGrammar::from_regex(regex)),
-            Grammar::Lark(text) => ("grammar", TopLevelGrammar::from_lark(text.clone())),
+            Grammar::Lark(text) | Grammar::Whole(text) => ("grammar", TopLevelGrammar::from_lark(text.clone())),
         };
         let parser = self.factory.create_parser(source).map_err(|e| refused(what, &e))?;
         let matcher = Matcher::new(Ok(parser));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use mlxengine_models::LanguageModel;
 
 use super::{FinishReason, Stats, Step};
+use crate::constrain::Grammar;
 use crate::error::{EngineError, ErrorKind, Result};
 use crate::model::LoadedModel;
 use crate::sample::{GenerateParams, LogitsProcessor, Sampler};
@@ -46,6 +47,11 @@ impl Answer {
         let mut sampler = Sampler::new(params, 0).with_xtc_protected(&protected);
         if let Some(grammar) = &params.grammar {
             sampler = sampler.with_processor(model.constraint(grammar, &prompt)?);
+        }
+        if params.thinking_budget.is_some() && matches!(params.grammar, Some(Grammar::Whole(_))) {
+            let message =
+                "thoughts cannot be bounded under a grammar that has them in it, as that of calls in channels";
+            return Err(EngineError::new(ErrorKind::Unsupported, message).with_remedy("leave one of the two out"));
         }
         if let Some(budget) = params.thinking_budget
             && let Some(budget) = model.thinking_budget(budget, &prompt)?
