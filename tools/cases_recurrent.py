@@ -86,6 +86,12 @@ def multiplied(config, weights):
     return stored
 
 
+def flat_heads(_, weights):
+    """What mlx-lm has by head in one row, as the original files of RWKV-7 do."""
+    flat = lambda k: k.endswith(("k_k", "k_a")) or "g_norm" in k
+    return {k: v.reshape(-1) if flat(k) else v for k, v in weights.items()}
+
+
 HALVES = {"embedding_multiplier": 4.0, "lm_head_multiplier": 0.125, "attention_in_multiplier": 2.0,
           "attention_out_multiplier": 0.5, "ssm_in_multiplier": 2.0, "ssm_out_multiplier": 0.25,
           "mlp_multipliers": [0.5, 0.25], "ssm_multipliers": [0.5, 0.25, 2.0, 4.0, 0.125]}
@@ -227,6 +233,12 @@ CASES = {
     "bailing_moe_v3": case("bailing_hybrid", chain(joined_latents, unstacked(), convolutions), **{**LING,
                            "partial_rotary_factor": 1.0}, **LATENT, architectures=["BailingMoeV3ForCausalLM"], head_dim=24,
                            moe_shared_expert_intermediate_size=40, n_group=4, topk_group=2, kda_lower_bound=-2.0),
+    "rwkv7": bare("rwkv7", flat_heads, hidden_size=64, intermediate_size=96, norm_eps=1e-4, head_dim=16, num_hidden_layers=3,
+                  a_low_rank_dim=8, v_low_rank_dim=12, gate_low_rank_dim=20, decay_low_rank_dim=16,
+                  max_position_embeddings=512),
+    "rwkv7-tied": bare("rwkv7", hidden_size=64, intermediate_size=80, norm_eps=1e-4, head_dim=32, num_hidden_layers=2,
+                       a_low_rank_dim=32, v_low_rank_dim=32, gate_low_rank_dim=32, decay_low_rank_dim=64,
+                       tie_word_embeddings=True),
     # Sizes that a quantized cache takes, and a prompt long enough to have keys and values computed.
     "deepseek_v3-wide": case("deepseek_v3", chain(joined_latents, unstacked()), **{**LATENT, "kv_lora_rank": 48,
                              "qk_rope_head_dim": 16}, **ROUTED, rope_traditional=True),

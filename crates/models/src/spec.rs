@@ -11,7 +11,7 @@ mod size;
 pub(crate) use kept::kept;
 pub use mixer::{
     BlockSparse, DeltaProjection, GateNorm, GatedDelta, Indexer, KeyedDecay, KeyedDelta, Latent, LinearAttention,
-    Mixer, ScalarStateSpace, ShortConv, StateSpace,
+    Mixer, ScalarStateSpace, ShortConv, StateSpace, Wkv,
 };
 pub use mlp::{
     ExpertLatent, Experts, Gate, Gated, Groups, JoinedExperts, Learned, Mlp, Plain, Router, Scores, Shared, SharedGate,

@@ -63,6 +63,9 @@ fn what_is_not_supported_is_named() {
         ("qwen2_moe", "/decoder_sparse_step", json!(2), "decoder_sparse_step is 2"),
         ("llama4", "/text_config/num_experts_per_tok", json!(2), "num_experts_per_tok is 2"),
         ("minimax", "/scoring_func", json!("softmax"), "scoring_func is \"softmax\""),
+        ("rwkv7", "/attn", json!({"layers": [1]}), "attn asks for layers of attention"),
+        ("rwkv7", "/hidden_act", json!("silu"), "hidden_act is \"silu\""),
+        ("rwkv7", "/value_dim/1", json!(128), "values of 128 numbers"),
         ("nemotron-nas", "/block_configs/1/attention/replace_with_linear", json!(true), "`replace_with_linear`"),
     ] {
         let mut config = config(kind);

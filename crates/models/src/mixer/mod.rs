@@ -11,15 +11,16 @@ mod looped;
 mod pooled;
 mod short_conv;
 mod state_space;
+mod wkv;
 
 use mlxengine_tensor::{Tensor, Tensors};
 
-use crate::Result;
 use crate::decoder::Span;
 use crate::rope::{Rotation, Tables};
 use crate::spec;
 use crate::state::SlotSpec;
 use crate::weights::Scope;
+use crate::{Error, Result};
 use attention::Attention;
 use block_sparse::BlockSparse;
 use delta::{GatedDelta, KeyedDelta};
@@ -30,6 +31,7 @@ pub(crate) use looped::Looped;
 pub(crate) use pooled::{IndexSpec, Left, Pooled, PooledSpec};
 use short_conv::ShortConv;
 use state_space::{ScalarStateSpace, StateSpace};
+pub(crate) use wkv::{Shift, Wkv};
 
 /// The part of a pass that every layer sees.
 pub(crate) struct Pass<'a> {
@@ -133,6 +135,10 @@ impl Mixer {
             spec::Mixer::StateSpace(spec) => Mixer::StateSpace(StateSpace::load(spec, &recurrence, dim, plan)?),
             spec::Mixer::ScalarStateSpace(spec) => {
                 Mixer::ScalarStateSpace(ScalarStateSpace::load(spec, &recurrence, dim, plan)?)
+            }
+            spec::Mixer::Wkv(_) => {
+                let message = "layers that see values of the first one are not supported beside those of other kinds";
+                return Err(Error::unsupported(message));
             }
             spec::Mixer::Sum(parts) => {
                 Mixer::Sum(parts.iter().map(|part| Self::load(part, w, dim, plan)).collect::<Result<_>>()?)

@@ -5,7 +5,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::{
     Attention, BlockSparse, Decoder, GatedDelta, Indexer, KeyedDelta, Latent, LinearAttention, Mixer, ScalarStateSpace,
-    ShortConv, StateSpace,
+    ShortConv, StateSpace, Wkv,
 };
 use crate::state::{KvShape, SlotSpec};
 
@@ -36,6 +36,7 @@ impl Mixer {
             Mixer::GatedDelta(d) => smallvec![d.slot()],
             Mixer::KeyedDelta(d) => smallvec![d.slot()],
             Mixer::LinearAttention(l) => smallvec![l.slot()],
+            Mixer::Wkv(w) => smallvec![w.slot(dim)],
             Mixer::StateSpace(m) => smallvec![m.slot()],
             Mixer::ScalarStateSpace(m) => smallvec![m.slot()],
             Mixer::Sum(parts) => parts.iter().flat_map(|part| part.slots(dim, kept)).collect(),
@@ -107,6 +108,14 @@ impl KeyedDelta {
 impl LinearAttention {
     pub(crate) fn slot(&self) -> SlotSpec {
         SlotSpec::Recurrent(smallvec![[self.rates.len(), self.head_dim, self.head_dim].into()])
+    }
+}
+
+impl Wkv {
+    /// The vector before, the state, and the vector before that the unit sees.
+    pub(crate) fn slot(&self, dim: usize) -> SlotSpec {
+        let before: Shape = [1, dim].into();
+        SlotSpec::Recurrent(smallvec![before, [self.heads, self.head_dim, self.head_dim].into(), before])
     }
 }
 

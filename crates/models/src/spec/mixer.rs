@@ -24,6 +24,8 @@ pub enum Mixer {
     StateSpace(StateSpace),
     /// A selective state space with a decay a head.
     ScalarStateSpace(ScalarStateSpace),
+    /// The delta rule of RWKV-7.
+    Wkv(Wkv),
     /// Several at once, each on the same input; their results are added.
     Sum(Vec<Mixer>),
 }
@@ -187,6 +189,24 @@ pub struct LinearAttention {
     pub eps: f32,
 }
 
+/// The delta rule with a decay for each number of a key and corrections along keys of their own (Peng et al. 2025), where
+/// positions see a little of the one before. The layer's unit sees that too, and what it needs is kept here.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Wkv {
+    /// Heads.
+    pub heads: usize,
+    /// Size of a head.
+    pub head_dim: usize,
+    /// Rank of the decays.
+    pub decay_rank: usize,
+    /// Rank of the rates at which the state is corrected.
+    pub rate_rank: usize,
+    /// Rank of the gate.
+    pub gate_rank: usize,
+    /// Rank of the shares of the first layer's values; none in the first layer.
+    pub value_rank: Option<usize>,
+}
+
 /// A selective state space (Gu & Dao 2023) behind a short convolution.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StateSpace {
@@ -251,6 +271,7 @@ impl Mixer {
             Mixer::GatedDelta(d) => 6 * (d.key_heads * d.key_dim + d.heads * d.value_dim),
             Mixer::KeyedDelta(d) => 10 * d.heads * d.head_dim,
             Mixer::LinearAttention(l) => 6 * l.rates.len() * l.head_dim,
+            Mixer::Wkv(w) => 20 * w.heads * w.head_dim,
             Mixer::StateSpace(m) => 6 * m.inner,
             Mixer::ScalarStateSpace(m) => 5 * m.inner() + 3 * m.channels(),
             Mixer::Sum(parts) => parts.iter().map(|part| part.width(dim)).sum(),
@@ -299,6 +320,22 @@ impl LinearAttention {
             return Ok(self);
         }
         Err(Error::invalid(format!("config.json: {inner} numbers cannot be normed in {} groups", self.groups)))
+    }
+}
+
+impl Wkv {
+    /// The same, if such a mixer can be in a residual stream of `dim`.
+    ///
+    /// # Errors
+    /// For sizes that no model has, and heads that are not as large as the stream.
+    pub fn checked(self, dim: usize) -> Result<Self> {
+        sizes([self.heads, self.head_dim, self.decay_rank, self.rate_rank, self.gate_rank])?;
+        sizes([self.value_rank.unwrap_or(1)])?;
+        if self.heads * self.head_dim == dim {
+            return Ok(self);
+        }
+        let message = format!("{dim} numbers cannot be divided into heads of {}", self.head_dim);
+        Err(Error::invalid(format!("config.json: {message}")))
     }
 }
 

@@ -65,7 +65,7 @@ fn places(mixer: &Mixer, into: &mut Vec<Place>) {
             into.push(Place::Arrays(vec![keys, keys, delta.heads * delta.value_dim]));
         }
         Mixer::ShortConv(_) | Mixer::GatedDelta(_) | Mixer::KeyedDelta(_) => into.push(Place::Arrays(Vec::new())),
-        Mixer::LinearAttention(_) | Mixer::StateSpace(_) | Mixer::ScalarStateSpace(_) => {
+        Mixer::LinearAttention(_) | Mixer::Wkv(_) | Mixer::StateSpace(_) | Mixer::ScalarStateSpace(_) => {
             into.push(Place::Arrays(Vec::new()))
         }
         Mixer::Sum(parts) => parts.iter().for_each(|part| places(part, into)),
