@@ -10,7 +10,7 @@ mod size;
 
 pub(crate) use kept::kept;
 pub use mixer::{
-    BlockSparse, DeltaProjection, GateNorm, GatedDelta, Indexer, KeyedDecay, KeyedDelta, Latent, LinearAttention,
+    BlockSparse, DeltaProjection, GateNorm, GatedDelta, GatedRecurrence, Indexer, KeyedDecay, KeyedDelta, Latent, LinearAttention,
     Mixer, ScalarStateSpace, ShortConv, StateSpace, Wkv,
 };
 pub use mlp::{

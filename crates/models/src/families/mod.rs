@@ -103,6 +103,7 @@ mod qwen3_moe;
 mod qwen3_next;
 mod qwen3_vl;
 mod qwen3_vl_moe;
+mod recurrent_gemma;
 mod rwkv7;
 mod seed_oss;
 mod smollm3;
@@ -253,6 +254,7 @@ pub const FAMILIES: &[Family] = &[
     Family::new("qwen3_next", &["qwen3_next"], qwen3_next::decoder),
     Family::new("qwen3_vl", &["qwen3_vl", "qwen3_vl_text"], qwen3_vl::decoder),
     Family::new("qwen3_vl_moe", &["qwen3_vl_moe", "qwen3_vl_moe_text"], qwen3_vl_moe::decoder),
+    Family::new("recurrent_gemma", &["recurrent_gemma"], recurrent_gemma::decoder),
     Family::new("rwkv7", &["rwkv7"], rwkv7::decoder).of(rwkv7::load),
     Family::new("seed_oss", &["seed_oss"], seed_oss::decoder),
     Family::new("smollm3", &["smollm3"], smollm3::decoder),

@@ -4,6 +4,7 @@ mod attention;
 mod block_sparse;
 mod conv;
 mod delta;
+mod gated_recurrence;
 mod indexer;
 mod latent;
 mod linear;
@@ -24,6 +25,7 @@ use crate::{Error, Result};
 use attention::Attention;
 use block_sparse::BlockSparse;
 use delta::{GatedDelta, KeyedDelta};
+use gated_recurrence::GatedRecurrence;
 pub(crate) use indexer::best;
 use latent::Latent;
 use linear::LinearAttention;
@@ -111,6 +113,7 @@ pub(crate) enum Mixer {
     GatedDelta(GatedDelta),
     KeyedDelta(KeyedDelta),
     LinearAttention(LinearAttention),
+    GatedRecurrence(GatedRecurrence),
     StateSpace(StateSpace),
     ScalarStateSpace(ScalarStateSpace),
     Sum(Vec<Mixer>),
@@ -131,6 +134,9 @@ impl Mixer {
             spec::Mixer::KeyedDelta(spec) => Mixer::KeyedDelta(KeyedDelta::load(spec, &attention, dim, plan)?),
             spec::Mixer::LinearAttention(spec) => {
                 Mixer::LinearAttention(LinearAttention::load(spec, &attention, dim, plan)?)
+            }
+            spec::Mixer::GatedRecurrence(spec) => {
+                Mixer::GatedRecurrence(GatedRecurrence::load(spec, &recurrence, dim, plan)?)
             }
             spec::Mixer::StateSpace(spec) => Mixer::StateSpace(StateSpace::load(spec, &recurrence, dim, plan)?),
             spec::Mixer::ScalarStateSpace(spec) => {
@@ -161,6 +167,7 @@ impl Mixer {
             Mixer::GatedDelta(mixer) => mixer.forward(x, spans),
             Mixer::KeyedDelta(mixer) => mixer.forward(x, spans),
             Mixer::LinearAttention(mixer) => mixer.forward(x, pass, spans),
+            Mixer::GatedRecurrence(mixer) => mixer.forward(x, spans),
             Mixer::StateSpace(mixer) => mixer.forward(x, spans),
             Mixer::ScalarStateSpace(mixer) => mixer.forward(x, spans),
             Mixer::Sum(parts) => {

@@ -4,7 +4,7 @@ use mlxengine_tensor::{Dtype, Precision, Shape};
 use smallvec::{SmallVec, smallvec};
 
 use super::{
-    Attention, BlockSparse, Decoder, GatedDelta, Indexer, KeyedDelta, Latent, LinearAttention, Mixer, ScalarStateSpace,
+    Attention, BlockSparse, Decoder, GatedDelta, GatedRecurrence, Indexer, KeyedDelta, Latent, LinearAttention, Mixer, ScalarStateSpace,
     ShortConv, StateSpace, Wkv,
 };
 use crate::state::{KvShape, SlotSpec};
@@ -37,6 +37,7 @@ impl Mixer {
             Mixer::KeyedDelta(d) => smallvec![d.slot()],
             Mixer::LinearAttention(l) => smallvec![l.slot()],
             Mixer::Wkv(w) => smallvec![w.slot(dim)],
+            Mixer::GatedRecurrence(r) => smallvec![r.slot()],
             Mixer::StateSpace(m) => smallvec![m.slot()],
             Mixer::ScalarStateSpace(m) => smallvec![m.slot()],
             Mixer::Sum(parts) => parts.iter().flat_map(|part| part.slots(dim, kept)).collect(),
@@ -116,6 +117,12 @@ impl Wkv {
     pub(crate) fn slot(&self, dim: usize) -> SlotSpec {
         let before: Shape = [1, dim].into();
         SlotSpec::Recurrent(smallvec![before, [self.heads, self.head_dim, self.head_dim].into(), before])
+    }
+}
+
+impl GatedRecurrence {
+    pub(crate) fn slot(&self) -> SlotSpec {
+        SlotSpec::Recurrent(smallvec![tail([self.width, self.kernel]), [self.width].into()])
     }
 }
 

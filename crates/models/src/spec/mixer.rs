@@ -26,6 +26,8 @@ pub enum Mixer {
     ScalarStateSpace(ScalarStateSpace),
     /// The delta rule of RWKV-7.
     Wkv(Wkv),
+    /// A recurrence of each number alone.
+    GatedRecurrence(GatedRecurrence),
     /// Several at once, each on the same input; their results are added.
     Sum(Vec<Mixer>),
 }
@@ -207,6 +209,17 @@ pub struct Wkv {
     pub value_rank: Option<usize>,
 }
 
+/// A recurrence of each number alone behind a short convolution, with gates that heads have of their own (De et al. 2024).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GatedRecurrence {
+    /// Heads.
+    pub heads: usize,
+    /// Numbers of all heads.
+    pub width: usize,
+    /// Positions of the convolution.
+    pub kernel: usize,
+}
+
 /// A selective state space (Gu & Dao 2023) behind a short convolution.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StateSpace {
@@ -272,6 +285,7 @@ impl Mixer {
             Mixer::KeyedDelta(d) => 10 * d.heads * d.head_dim,
             Mixer::LinearAttention(l) => 6 * l.rates.len() * l.head_dim,
             Mixer::Wkv(w) => 20 * w.heads * w.head_dim,
+            Mixer::GatedRecurrence(r) => 8 * r.width,
             Mixer::StateSpace(m) => 6 * m.inner,
             Mixer::ScalarStateSpace(m) => 5 * m.inner() + 3 * m.channels(),
             Mixer::Sum(parts) => parts.iter().map(|part| part.width(dim)).sum(),
@@ -335,6 +349,21 @@ impl Wkv {
             return Ok(self);
         }
         let message = format!("{dim} numbers cannot be divided into heads of {}", self.head_dim);
+        Err(Error::invalid(format!("config.json: {message}")))
+    }
+}
+
+impl GatedRecurrence {
+    /// The same, if such a mixer can be.
+    ///
+    /// # Errors
+    /// For sizes that no model has, and heads that do not divide.
+    pub fn checked(self) -> Result<Self> {
+        sizes([self.heads, self.width, self.kernel])?;
+        if self.width.is_multiple_of(self.heads) {
+            return Ok(self);
+        }
+        let message = format!("{} numbers cannot be divided into {} heads", self.width, self.heads);
         Err(Error::invalid(format!("config.json: {message}")))
     }
 }

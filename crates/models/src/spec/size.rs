@@ -133,6 +133,7 @@ impl Mixer {
                 let ranks = w.decay_rank + w.rate_rank + w.gate_rank + w.value_rank.unwrap_or(0);
                 4 * dim * inner + ranks * (dim + inner)
             }
+            Mixer::GatedRecurrence(r) => r.width * (3 * dim + 2 * r.width / r.heads + r.kernel),
             Mixer::StateSpace(m) => m.inner * (3 * dim + 2 * m.rank + 3 * m.state_dim + m.kernel),
             Mixer::ScalarStateSpace(m) => dim * (2 * m.inner() + m.channels() + m.heads) + m.kernel * m.channels(),
             Mixer::Sum(parts) => parts.iter().map(|part| part.weights(dim)).sum(),
