@@ -5,6 +5,7 @@ use crate::spec::Decoder;
 use crate::weights::Weights;
 use crate::{Config, Error, Result};
 
+mod afm7;
 mod afmoe;
 mod apertus;
 mod bailing_hybrid;
@@ -93,6 +94,7 @@ mod phi3;
 mod phimoe;
 mod phixtral;
 mod plamo;
+mod plamo2;
 mod qwen;
 mod qwen2;
 mod qwen2_moe;
@@ -152,6 +154,7 @@ impl Family {
 
 /// Every family that is known.
 pub const FAMILIES: &[Family] = &[
+    Family::new("afm7", &["afm7"], afm7::decoder).of(afm7::load),
     Family::new("afmoe", &["afmoe"], afmoe::decoder),
     Family::new("apertus", &["apertus"], apertus::decoder),
     Family::new("bailing_hybrid", &["bailing_hybrid"], bailing_hybrid::decoder),
@@ -244,6 +247,7 @@ pub const FAMILIES: &[Family] = &[
     Family::new("phimoe", &["phimoe"], phimoe::decoder),
     Family::new("phixtral", &["phixtral", "phi-msft"], phixtral::decoder),
     Family::new("plamo", &["plamo"], plamo::decoder),
+    Family::new("plamo2", &["plamo2"], plamo2::decoder),
     Family::new("qwen", &["qwen"], qwen::decoder),
     Family::new("qwen2", &["qwen2"], qwen2::decoder),
     Family::new("qwen2_moe", &["qwen2_moe"], qwen2_moe::decoder),

@@ -10,6 +10,8 @@ mod latent;
 mod linear;
 mod looped;
 mod pooled;
+mod rounded;
+mod selected_state_space;
 mod short_conv;
 mod state_space;
 mod wkv;
@@ -31,6 +33,8 @@ use latent::Latent;
 use linear::LinearAttention;
 pub(crate) use looped::Looped;
 pub(crate) use pooled::{IndexSpec, Left, Pooled, PooledSpec};
+pub(crate) use rounded::Rounded;
+use selected_state_space::SelectedStateSpace;
 use short_conv::ShortConv;
 use state_space::{ScalarStateSpace, StateSpace};
 pub(crate) use wkv::{Shift, Wkv};
@@ -114,6 +118,7 @@ pub(crate) enum Mixer {
     KeyedDelta(KeyedDelta),
     LinearAttention(LinearAttention),
     GatedRecurrence(GatedRecurrence),
+    SelectedStateSpace(SelectedStateSpace),
     StateSpace(StateSpace),
     ScalarStateSpace(ScalarStateSpace),
     Sum(Vec<Mixer>),
@@ -137,6 +142,9 @@ impl Mixer {
             }
             spec::Mixer::GatedRecurrence(spec) => {
                 Mixer::GatedRecurrence(GatedRecurrence::load(spec, &recurrence, dim, plan)?)
+            }
+            spec::Mixer::SelectedStateSpace(spec) => {
+                Mixer::SelectedStateSpace(SelectedStateSpace::load(spec, &recurrence, dim, plan)?)
             }
             spec::Mixer::StateSpace(spec) => Mixer::StateSpace(StateSpace::load(spec, &recurrence, dim, plan)?),
             spec::Mixer::ScalarStateSpace(spec) => {
@@ -168,6 +176,7 @@ impl Mixer {
             Mixer::KeyedDelta(mixer) => mixer.forward(x, spans),
             Mixer::LinearAttention(mixer) => mixer.forward(x, pass, spans),
             Mixer::GatedRecurrence(mixer) => mixer.forward(x, spans),
+            Mixer::SelectedStateSpace(mixer) => mixer.forward(x, spans),
             Mixer::StateSpace(mixer) => mixer.forward(x, spans),
             Mixer::ScalarStateSpace(mixer) => mixer.forward(x, spans),
             Mixer::Sum(parts) => {

@@ -4,8 +4,8 @@ use mlxengine_tensor::{Dtype, Precision, Shape};
 use smallvec::{SmallVec, smallvec};
 
 use super::{
-    Attention, BlockSparse, Decoder, GatedDelta, GatedRecurrence, Indexer, KeyedDelta, Latent, LinearAttention, Mixer, ScalarStateSpace,
-    ShortConv, StateSpace, Wkv,
+    Attention, BlockSparse, Decoder, GatedDelta, GatedRecurrence, Indexer, KeyedDelta, Latent, LinearAttention, Mixer,
+    ScalarStateSpace, SelectedStateSpace, ShortConv, StateSpace, Wkv,
 };
 use crate::state::{KvShape, SlotSpec};
 
@@ -38,6 +38,7 @@ impl Mixer {
             Mixer::LinearAttention(l) => smallvec![l.slot()],
             Mixer::Wkv(w) => smallvec![w.slot(dim)],
             Mixer::GatedRecurrence(r) => smallvec![r.slot()],
+            Mixer::SelectedStateSpace(m) => smallvec![m.slot()],
             Mixer::StateSpace(m) => smallvec![m.slot()],
             Mixer::ScalarStateSpace(m) => smallvec![m.slot()],
             Mixer::Sum(parts) => parts.iter().flat_map(|part| part.slots(dim, kept)).collect(),
@@ -123,6 +124,12 @@ impl Wkv {
 impl GatedRecurrence {
     pub(crate) fn slot(&self) -> SlotSpec {
         SlotSpec::Recurrent(smallvec![tail([self.width, self.kernel]), [self.width].into()])
+    }
+}
+
+impl SelectedStateSpace {
+    pub(crate) fn slot(&self) -> SlotSpec {
+        behind_conv([self.inner(), self.kernel], [self.heads, self.head_dim, self.state_dim])
     }
 }
 

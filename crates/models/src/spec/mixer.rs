@@ -26,6 +26,8 @@ pub enum Mixer {
     ScalarStateSpace(ScalarStateSpace),
     /// The delta rule of RWKV-7.
     Wkv(Wkv),
+    /// A selective state space with a decay a head, which its convolution's results select.
+    SelectedStateSpace(SelectedStateSpace),
     /// A recurrence of each number alone.
     GatedRecurrence(GatedRecurrence),
     /// Several at once, each on the same input; their results are added.
@@ -262,6 +264,26 @@ pub struct ScalarStateSpace {
     pub norm: Option<GateNorm>,
 }
 
+/// A selective state space with scalar decays behind a short convolution, whose time steps, `b` and `c` follow from what that
+/// gives; all heads share `b` and `c`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SelectedStateSpace {
+    /// Heads.
+    pub heads: usize,
+    /// Size of a head.
+    pub head_dim: usize,
+    /// Numbers that each number of a head carries on.
+    pub state_dim: usize,
+    /// Rank of the time steps.
+    pub rank: usize,
+    /// Positions of the convolution.
+    pub kernel: usize,
+    /// On time steps, `b` and `c`.
+    pub norm: Norm,
+    /// Least and largest time step.
+    pub time_step: [f32; 2],
+}
+
 /// A norm beside a gate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GateNorm {
@@ -286,6 +308,7 @@ impl Mixer {
             Mixer::LinearAttention(l) => 6 * l.rates.len() * l.head_dim,
             Mixer::Wkv(w) => 20 * w.heads * w.head_dim,
             Mixer::GatedRecurrence(r) => 8 * r.width,
+            Mixer::SelectedStateSpace(m) => 6 * m.inner(),
             Mixer::StateSpace(m) => 6 * m.inner,
             Mixer::ScalarStateSpace(m) => 5 * m.inner() + 3 * m.channels(),
             Mixer::Sum(parts) => parts.iter().map(|part| part.width(dim)).sum(),
@@ -365,6 +388,23 @@ impl GatedRecurrence {
         }
         let message = format!("{} numbers cannot be divided into {} heads", self.width, self.heads);
         Err(Error::invalid(format!("config.json: {message}")))
+    }
+}
+
+impl SelectedStateSpace {
+    /// The same, if such a mixer can be.
+    ///
+    /// # Errors
+    /// For sizes that no model has.
+    pub fn checked(self) -> Result<Self> {
+        sizes([self.heads, self.head_dim, self.state_dim, self.rank, self.kernel])?;
+        sizes([self.inner()])?;
+        Ok(self)
+    }
+
+    /// Numbers of all heads.
+    pub fn inner(&self) -> usize {
+        self.heads * self.head_dim
     }
 }
 

@@ -134,6 +134,9 @@ impl Mixer {
                 4 * dim * inner + ranks * (dim + inner)
             }
             Mixer::GatedRecurrence(r) => r.width * (3 * dim + 2 * r.width / r.heads + r.kernel),
+            Mixer::SelectedStateSpace(m) => {
+                m.inner() * (3 * dim + m.rank + 2 * m.state_dim + m.kernel) + m.rank * m.heads
+            }
             Mixer::StateSpace(m) => m.inner * (3 * dim + 2 * m.rank + 3 * m.state_dim + m.kernel),
             Mixer::ScalarStateSpace(m) => dim * (2 * m.inner() + m.channels() + m.heads) + m.kernel * m.channels(),
             Mixer::Sum(parts) => parts.iter().map(|part| part.weights(dim)).sum(),

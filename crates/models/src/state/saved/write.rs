@@ -64,10 +64,14 @@ fn places(mixer: &Mixer, into: &mut Vec<Place>) {
             let keys = delta.key_heads * delta.key_dim;
             into.push(Place::Arrays(vec![keys, keys, delta.heads * delta.value_dim]));
         }
-        Mixer::ShortConv(_) | Mixer::GatedDelta(_) | Mixer::GatedRecurrence(_) | Mixer::KeyedDelta(_) => into.push(Place::Arrays(Vec::new())),
-        Mixer::LinearAttention(_) | Mixer::Wkv(_) | Mixer::StateSpace(_) | Mixer::ScalarStateSpace(_) => {
+        Mixer::ShortConv(_) | Mixer::GatedDelta(_) | Mixer::GatedRecurrence(_) | Mixer::KeyedDelta(_) => {
             into.push(Place::Arrays(Vec::new()))
         }
+        Mixer::LinearAttention(_)
+        | Mixer::Wkv(_)
+        | Mixer::StateSpace(_)
+        | Mixer::ScalarStateSpace(_)
+        | Mixer::SelectedStateSpace(_) => into.push(Place::Arrays(Vec::new())),
         Mixer::Sum(parts) => parts.iter().for_each(|part| places(part, into)),
     }
 }
