@@ -71,6 +71,9 @@ fn what_is_not_supported_is_named() {
         ("recurrent_gemma", "/rope_theta", json!(20000.0), "a base of 10000"),
         ("recurrent_gemma", "/attention_bias", json!(true), "attention_bias is true"),
         ("afm7", "/num_kv_reuse_layers", json!(4), "num_kv_reuse_layers leaves no layer"),
+        ("prism_hadamard_qwen35", "/tensor_namespace", json!("other"), "tensor_namespace `other`"),
+        ("prism_hadamard_qwen35", "/quantization/bits", json!(3), "quantization is"),
+        ("prism_hadamard_qwen35", "/modules", json!([]), "modules lists none"),
         ("nemotron-nas", "/block_configs/1/attention/replace_with_linear", json!(true), "`replace_with_linear`"),
     ] {
         let mut config = config(kind);

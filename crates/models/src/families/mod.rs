@@ -95,6 +95,7 @@ mod phimoe;
 mod phixtral;
 mod plamo;
 mod plamo2;
+mod prism_hadamard_qwen35;
 mod qwen;
 mod qwen2;
 mod qwen2_moe;
@@ -248,6 +249,8 @@ pub const FAMILIES: &[Family] = &[
     Family::new("phixtral", &["phixtral", "phi-msft"], phixtral::decoder),
     Family::new("plamo", &["plamo"], plamo::decoder),
     Family::new("plamo2", &["plamo2"], plamo2::decoder),
+    Family::new("prism_hadamard_qwen35", &["prism_hadamard_qwen35"], prism_hadamard_qwen35::decoder)
+        .of(prism_hadamard_qwen35::load),
     Family::new("qwen", &["qwen"], qwen::decoder),
     Family::new("qwen2", &["qwen2"], qwen2::decoder),
     Family::new("qwen2_moe", &["qwen2_moe"], qwen2_moe::decoder),
