@@ -334,6 +334,8 @@ CASES = {
                         layer_types=["full_attention", "sliding_attention"], moe_num_experts=4, moe_top_k=2,
                         moe_intermediate_size=16, share_expert_dim=24, swiglu_limits=[0, 1.5],
                         swiglu_limits_shared=[1.5, 0]),
+    "small-reuse": bare("afm7", hidden_dim=32, num_layers=2, num_kv_reuse_layers=1, num_heads=4, num_kv_heads=2,
+                        hidden_dim_scale_factor=1.7, vocab_size=64),
     "small-positions": bare("gpt2", conv1d, n_ctx=80, n_embd=32, n_head=4, n_layer=2, n_positions=80,
                             layer_norm_epsilon=1e-4, vocab_size=64),
 }
