@@ -86,6 +86,18 @@ def multiplied(config, weights):
     return stored
 
 
+def flat_heads(_, weights):
+    """What mlx-lm has by head in one row, as the original files of RWKV-7 do."""
+    flat = lambda k: k.endswith(("k_k", "k_a")) or "g_norm" in k
+    return {k: v.reshape(-1) if flat(k) else v for k, v in weights.items()}
+
+
+def packed(*blocks):
+    """A manifest of modules whose inputs are rotated in blocks: the size, and those of the size."""
+    return [{"path": f"model.{name}", "block": size, "embedding": name == "embed_tokens", "dtype": "float16"}
+            for size, *names in blocks for name in names]
+
+
 HALVES = {"embedding_multiplier": 4.0, "lm_head_multiplier": 0.125, "attention_in_multiplier": 2.0,
           "attention_out_multiplier": 0.5, "ssm_in_multiplier": 2.0, "ssm_out_multiplier": 0.25,
           "mlp_multipliers": [0.5, 0.25], "ssm_multipliers": [0.5, 0.25, 2.0, 4.0, 0.125]}
@@ -159,6 +171,22 @@ CASES = {
     "qwen3_5_moe": {"config": {"model_type": "qwen3_5_moe", "text_config": {**BASE, **DELTA, **MIXED,
                     "model_type": "qwen3_5_moe_text", "vocab_size": 512, "num_hidden_layers": 4,
                     "tie_word_embeddings": False}}, "original": None},
+    "prism_hadamard_qwen35": {"config": {"model_type": "prism_hadamard_qwen35", "schema_version": 1,
+                              "tensor_namespace": "mlx-lm-text", "gdn_activation_layout": "grouped",
+                              "quantization": {"bits": 2, "group_size": 128, "mode": "affine"}, "modules": packed(
+                              (512, "embed_tokens", "layers.0.linear_attn.in_proj_qkv", "layers.0.mlp.gate_proj",
+                               "layers.1.self_attn.q_proj", "layers.1.self_attn.k_proj", "layers.1.mlp.up_proj"),
+                              (1024, "layers.0.mlp.down_proj"), (0, "layers.1.mlp.gate_proj")), "text_config": {**BASE,
+                              **DELTA, "hidden_size": 512, "intermediate_size": 1024, "model_type": "qwen3_5_text",
+                              "vocab_size": 64, "num_hidden_layers": 2, "tie_word_embeddings": True}}, "original": nested},
+    "prism_hadamard_qwen35-vision": {"config": {"model_type": "prism_hadamard_qwen35", "schema_version": 2,
+                                     "tensor_namespace": "mlx-vlm-qwen3_5", "quantization": {"bits": 2, "group_size": 128,
+                                     "mode": "affine"}, "modules": packed((0, "embed_tokens"), (512,
+                                     "layers.0.linear_attn.in_proj_z", "layers.1.self_attn.v_proj"), (2048,
+                                     "layers.1.mlp.down_proj")), "text_config": {**BASE, **DELTA, "hidden_size": 512,
+                                     "intermediate_size": 2048, "model_type": "qwen3_5_text", "vocab_size": 64,
+                                     "num_hidden_layers": 2, "tie_word_embeddings": False}},
+                                     "original": chain(convolutions, distances, nested)},
     "deepseek_v2": case("deepseek_v2", unstacked(), **{**LATENT, "q_lora_rank": None}, **{**ROUTED, "topk_group": 2},
                         topk_method="greedy", attention_bias=False, rope_scaling={"type": "yarn", "factor": 4.0,
                         "mscale": 0.7, "mscale_all_dim": 0.7, "original_max_position_embeddings": 32}),
@@ -227,6 +255,25 @@ CASES = {
     "bailing_moe_v3": case("bailing_hybrid", chain(joined_latents, unstacked(), convolutions), **{**LING,
                            "partial_rotary_factor": 1.0}, **LATENT, architectures=["BailingMoeV3ForCausalLM"], head_dim=24,
                            moe_shared_expert_intermediate_size=40, n_group=4, topk_group=2, kda_lower_bound=-2.0),
+    "recurrent_gemma": bare("recurrent_gemma", convolutions, hidden_size=64, intermediate_size=192, num_attention_heads=2,
+                            num_key_value_heads=1, num_hidden_layers=4, attention_bias=False, conv1d_width=4,
+                            logits_soft_cap=30.0, rms_norm_eps=1e-3, rope_theta=10000.0, attention_window_size=20,
+                            lru_width=64, block_types=["recurrent", "recurrent", "attention"]),
+    "recurrent_gemma-own": bare("recurrent_gemma", hidden_size=64, intermediate_size=128, num_attention_heads=4,
+                                num_key_value_heads=1, num_hidden_layers=3, attention_bias=False, conv1d_width=4,
+                                logits_soft_cap=0.0, rms_norm_eps=1e-5, rope_theta=10000.0, attention_window_size=24,
+                                embeddings_scale_by_sqrt_dim=False, _block_types=["recurrent", "attention"]),
+    "plamo2": bare("plamo2", convolutions, **{**{k: v for k, v in BASE.items() if k != "rope_theta"}, "num_hidden_layers": 3},
+                   hidden_size_per_head=16, mamba_d_state=24, mamba_d_conv=4, mamba_num_heads=6, mamba_step=2,
+                   attention_window_size=32, tie_word_embeddings=False),
+    "plamo2-steps": bare("plamo2", **{**{k: v for k, v in BASE.items() if k != "rope_theta"}, "num_hidden_layers": 5},
+                         hidden_size_per_head=32, mamba_d_state=32, mamba_d_conv=3, mamba_num_heads=4, mamba_step=3),
+    "rwkv7": bare("rwkv7", flat_heads, hidden_size=64, intermediate_size=96, norm_eps=1e-4, head_dim=16, num_hidden_layers=3,
+                  a_low_rank_dim=8, v_low_rank_dim=12, gate_low_rank_dim=20, decay_low_rank_dim=16,
+                  max_position_embeddings=512),
+    "rwkv7-tied": bare("rwkv7", hidden_size=64, intermediate_size=80, norm_eps=1e-4, head_dim=32, num_hidden_layers=2,
+                       a_low_rank_dim=32, v_low_rank_dim=32, gate_low_rank_dim=32, decay_low_rank_dim=64,
+                       tie_word_embeddings=True),
     # Sizes that a quantized cache takes, and a prompt long enough to have keys and values computed.
     "deepseek_v3-wide": case("deepseek_v3", chain(joined_latents, unstacked()), **{**LATENT, "kv_lora_rank": 48,
                              "qk_rope_head_dim": 16}, **ROUTED, rope_traditional=True),
@@ -249,6 +296,15 @@ CASES = {
                         "head_dim": 12, "short_conv_kernel_size": 4}, model_max_length=512, num_experts=4,
                         moe_intermediate_size=16, num_experts_per_token=2, num_shared_experts=1, num_expert_group=2,
                         topk_group=1, first_k_dense_replace=1, routed_scaling_factor=1.5),
+    "small-wkv": bare("rwkv7", flat_heads, hidden_size=32, intermediate_size=48, norm_eps=1e-4, head_dim=8,
+                      num_hidden_layers=2, a_low_rank_dim=4, v_low_rank_dim=6, gate_low_rank_dim=10, decay_low_rank_dim=8,
+                      vocab_size=64),
+    "small-recurrence": bare("recurrent_gemma", convolutions, hidden_size=32, intermediate_size=80, num_attention_heads=2,
+                             num_key_value_heads=1, num_hidden_layers=2, attention_bias=False, conv1d_width=4,
+                             logits_soft_cap=20.0, rms_norm_eps=1e-3, rope_theta=10000.0, attention_window_size=20,
+                             vocab_size=64, block_types=["recurrent", "attention"]),
+    "small-selected": bare("plamo2", convolutions, **{k: v for k, v in SMALL.items() if k != "rope_theta"},
+                           hidden_size_per_head=8, mamba_d_state=10, mamba_d_conv=4, mamba_num_heads=3, mamba_step=2),
     "small-states": bare("nemotron_h", convolutions, **SMALL, hybrid_override_pattern="M*-", attention_bias=False,
                          mamba_num_heads=4, mamba_head_dim=12, mamba_proj_bias=False, ssm_state_size=10, conv_kernel=4,
                          n_groups=2, mlp_bias=True, layer_norm_epsilon=1e-4, use_bias=False, use_conv_bias=True, head_dim=8),

@@ -34,6 +34,8 @@ VOCAB = 512
 CHUNK = 16
 # Long enough to leave every window and chunk of the table behind.
 LENGTHS = {"p0": 17, "p1": 11, "p2": 75}
+# Tokens that are generated at most.
+STEPS = 24
 KEPT = {"p0": 4, "p1": 4, "p2": 8}
 
 
@@ -52,6 +54,14 @@ def randomize(model, seed):
     rng = np.random.default_rng(seed)
 
     def draw(name, old):
+        if old.dtype == mx.uint32:
+            return mx.array(rng.integers(0, 2**32, old.shape, dtype=np.uint32))
+        if name.endswith(".signs"):
+            return mx.array(rng.choice([-1.0, 1.0], old.shape).astype(np.float32))
+        if name.endswith((".scales", ".biases")):
+            # Codes of 2 bits behind them mean numbers near 0.
+            table = 1.0 if "embed" in name else 1.0 / math.sqrt(128 * old.shape[-1])
+            return mx.full(old.shape, table if name.endswith(".scales") else -1.5 * table).astype(mx.float16)
         noise = rng.standard_normal(old.shape).astype(np.float32)
         if old.ndim < 2 or "norm" in name:
             # Norms stay near what they start as; biases and the like near 0.
@@ -131,6 +141,25 @@ def record(model, weights, prompts, rng, one_by_one):
     return golden, max(8 * noise, 1e-4)
 
 
+def greedy(model, ids, pieces, least):
+    """The likeliest tokens after a prompt, one after another, up to the first that is so by less than `least`."""
+    cache, start, steps = make_prompt_cache(model), 0, {"tokens": [], "margin": [], "logprob": []}
+    for count in pieces:
+        row = model(mx.array([ids[start : start + count]]), cache=cache)[0, -1].astype(mx.float32)
+        mx.eval(row)
+        start += count
+    while len(steps["tokens"]) < STEPS:
+        logprobs = np.array(row - mx.logsumexp(row))
+        second, first = np.argsort(logprobs)[-2:]
+        margin = float(logprobs[first] - logprobs[second])
+        if margin < least:
+            break
+        for key, value in (("tokens", int(first)), ("margin", margin), ("logprob", float(logprobs[first]))):
+            steps[key].append(value)
+        row = model(mx.array([[int(first)]]), cache=cache)[0, -1].astype(mx.float32)
+    return steps
+
+
 def write(out, name, config, weights, golden, manifest, metadata):
     folder = out / "models" / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -159,10 +188,17 @@ def make(out, name, row, packed=None):
     vocab = config.get("text_config", config).get("vocab_size", VOCAB)
     prompts = {p: [int(i) for i in rng.integers(0, vocab, n)] for p, n in LENGTHS.items()}
     golden, atol = record(model, weights, prompts, rng, row.get("one_by_one", False))
+    one_by_one, least = row.get("one_by_one", False), max(0.004, 4 * atol)
+    texts = {p: greedy(model, ids, [1] * len(ids) if one_by_one else [len(ids)], least) for p, ids in prompts.items()}
+    if not one_by_one:
+        chunked = greedy(model, prompts["p2"], ways(len(prompts["p2"]))["chunk"], least)
+        texts["p2_chunked"] = {**chunked, "prefill_step_size": CHUNK}
+    texts = {p: text for p, text in texts.items() if text["tokens"]}
     spread = float(golden["p2.full"].std())
     manifest = {"kind": "llm", "family": name, "model_dir": "model", "golden": "golden.safetensors", "prompts": prompts,
-                "chunk_size": CHUNK, "greedy": {}, "tolerance": {"f32_atol": atol, "f32_rtol": 1e-5}}
-    print(f"{name}: logits {spread:.2f}, tolerance {atol:.1e}")
+                "chunk_size": CHUNK, "greedy": texts, "tolerance": {"f32_atol": atol, "f32_rtol": 1e-5}}
+    tokens = sum(len(text["tokens"]) for text in texts.values())
+    print(f"{name}: logits {spread:.2f}, tolerance {atol:.1e}, {tokens} tokens")
     cases = [write(out, name, config, weights, golden, manifest, {"format": "mlx"})]
     if (original := row.get("original")) and not packed:
         stored = original(config, dict(weights))

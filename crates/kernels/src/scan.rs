@@ -1,4 +1,4 @@
-//! Recurrences over positions with a matrix as their state: the gated delta rule and selective state spaces.
+//! Recurrences over positions with a matrix as their state: delta rules and selective state spaces.
 //!
 //! Every row of a state goes its own way through all positions, so rows are divided among threads, and the bits of a row
 //! depend neither on their number nor on how a sequence is cut into passes. A task keeps a block of rows in the first-level
@@ -50,6 +50,44 @@ pub fn delta_scan(cpu: &Cpu, scan: DeltaScan<'_>, state: &mut [f32], out: &mut [
     assert!(scan.q.len() == keys && scan.k.len() == keys, "queries and keys are [{tokens}, {key_heads}, {key_dim}]");
     assert!(scan.beta.len() == tokens * heads, "a beta for each of {heads} heads");
     assert!([1, key_dim].contains(&(scan.decay.len() / (tokens * heads).max(1))), "a decay for each head or column");
+    assert_eq!(state.len(), heads * value_dim * key_dim, "a state for each head");
+    let rows = Rows { heads, count: value_dim, width: key_dim, out: Shared::new(out) };
+    rows.run(cpu, state, &|block| cpu.isa.run(Steps { scan, tokens, block }));
+}
+
+/// The delta rule of RWKV-7 (Peng et al. 2025), whose corrections have keys of their own. For each head, with a state
+/// `S [value_dim, key_dim]`: `S ← S·decay + (S a) bᵀ + v kᵀ; y = S r`, where each column of the state has its own decay.
+#[derive(Clone, Copy, Debug)]
+pub struct WkvScan<'a> {
+    /// Heads.
+    pub heads: usize,
+    /// Numbers in a key.
+    pub key_dim: usize,
+    /// Numbers in a value.
+    pub value_dim: usize,
+    /// `[T, heads, key_dim]`.
+    pub r: &'a [f32],
+    /// As `r`.
+    pub decay: &'a [f32],
+    /// As `r`.
+    pub k: &'a [f32],
+    /// `[T, heads, value_dim]`.
+    pub v: &'a [f32],
+    /// As `r`.
+    pub a: &'a [f32],
+    /// As `r`.
+    pub b: &'a [f32],
+}
+
+/// Runs a [`WkvScan`]: moves `state [heads, value_dim, key_dim]` on and writes `out [T, heads, value_dim]`.
+pub fn wkv_scan(cpu: &Cpu, scan: WkvScan<'_>, state: &mut [f32], out: &mut [f32]) {
+    let WkvScan { heads, key_dim, value_dim, .. } = scan;
+    assert!(heads > 0 && key_dim > 0 && value_dim > 0, "{heads} heads of {key_dim} and {value_dim} numbers");
+    let tokens = out.len() / (heads * value_dim);
+    assert!(out.len() == tokens * heads * value_dim && scan.v.len() == out.len(), "values and results are alike");
+    let keys = tokens * heads * key_dim;
+    let alike = [scan.r, scan.decay, scan.k, scan.a, scan.b].iter().all(|part| part.len() == keys);
+    assert!(alike, "all but values are [{tokens}, {heads}, {key_dim}]");
     assert_eq!(state.len(), heads * value_dim * key_dim, "a state for each head");
     let rows = Rows { heads, count: value_dim, width: key_dim, out: Shared::new(out) };
     rows.run(cpu, state, &|block| cpu.isa.run(Steps { scan, tokens, block }));
@@ -260,6 +298,54 @@ impl Step for Steps<'_, DeltaScan<'_>> {
                     let x = s.fma(key, delta[j], load(s, p, n));
                     store(s, p, x, n);
                     result[j] = s.fma(x, query, result[j]);
+                    j += 1;
+                }
+            }
+            i += n;
+        }
+        self.block.write(t, row, sums(s, result));
+    }
+}
+
+impl Step for Steps<'_, WkvScan<'_>> {
+    #[inline(always)]
+    fn step<S: Simd, const R: usize>(&mut self, s: S, (t, head): (usize, usize), row: usize) {
+        let WkvScan { heads, key_dim, value_dim, .. } = self.scan;
+        let at = (t * heads + head) * key_dim;
+        let WkvScan { r, decay, k, a, b, .. } = self.scan;
+        let [r, decay, k, a, b] = [r, decay, k, a, b].map(|part| part[at..][..key_dim].as_ptr());
+        let state = self.block.row(row);
+        let mut recalled = [s.splat(0.0); R];
+        let mut i = 0;
+        while i < key_dim {
+            let n = S::LANES.min(key_dim - i);
+            // SAFETY: `a` and each of the `R` rows have `key_dim` floats, and `i + n <= key_dim`; the rows are this task's.
+            unsafe {
+                let a = load(s, a.add(i), n);
+                let mut j = 0;
+                while j < R {
+                    recalled[j] = s.fma(load(s, state.add(j * key_dim + i), n), a, recalled[j]);
+                    j += 1;
+                }
+            }
+            i += n;
+        }
+        let recalled = sums(s, recalled);
+        let values = &self.scan.v[t * heads * value_dim + row..][..R];
+        let mut result = [s.splat(0.0); R];
+        let mut i = 0;
+        while i < key_dim {
+            let n = S::LANES.min(key_dim - i);
+            // SAFETY: as above, and so have the others.
+            unsafe {
+                let [r, decay, k, b] = [r, decay, k, b].map(|part| load(s, part.add(i), n));
+                let mut j = 0;
+                while j < R {
+                    let p = state.add(j * key_dim + i);
+                    let added = s.fma(s.splat(recalled[j]), b, s.mul(s.splat(values[j]), k));
+                    let x = s.fma(load(s, p, n), decay, added);
+                    store(s, p, x, n);
+                    result[j] = s.fma(x, r, result[j]);
                     j += 1;
                 }
             }

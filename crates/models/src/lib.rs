@@ -13,6 +13,7 @@ mod ends;
 mod error;
 pub mod families;
 pub mod gguf;
+mod hadamard;
 mod linear;
 mod mixer;
 mod mlp;

@@ -1,9 +1,10 @@
 //! The affine map whose weight is whatever the checkpoint chose, and the table of rows. Quantization and adapters live here
 //! and not in models.
 
-use mlxengine_tensor::{Precision, Tensor, Weight};
+use mlxengine_tensor::{Dtype, Precision, Tensor, Weight};
 
 use crate::adapters::{Delta, TableDelta};
+use crate::hadamard::Hadamard;
 
 /// `x · Wᵀ + b`.
 #[derive(Debug)]
@@ -12,16 +13,24 @@ pub struct Linear {
     pub(crate) bias: Option<Tensor>,
     pub(crate) precision: Precision,
     pub(crate) delta: Option<Box<Delta>>,
+    /// Of what the weight sees.
+    pub(crate) turn: Option<Box<Hadamard>>,
 }
 
 impl Linear {
     /// `x [.., inputs] -> [.., outputs]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        self.finished(x.linear(&self.weight, self.precision), x)
+        match &self.turn {
+            Some(turn) => self.finished(turn.forward(x).linear(&self.weight, self.precision), x),
+            None => self.finished(x.linear(&self.weight, self.precision), x),
+        }
     }
 
     /// What each of several makes of one input, in one step where their weights lie alike.
     pub fn forward_all<const N: usize>(linears: [&Linear; N], x: &Tensor) -> [Tensor; N] {
+        if linears.iter().any(|linear| linear.turn.is_some()) {
+            return linears.map(|linear| linear.forward(x));
+        }
         let products = x.linear_all(linears.map(|linear| &linear.weight), linears[0].precision);
         let mut linears = linears.iter();
         products.map(|y| linears.next().expect("a product for each").finished(y, x))
@@ -45,6 +54,7 @@ impl Linear {
             bias: self.bias.as_ref().map(|b| b.clone().slice(0, start, count)),
             precision: self.precision,
             delta: self.delta.as_ref().map(|delta| Box::new(delta.rows(start, count))),
+            turn: self.turn.clone(),
         }
     }
 }
@@ -101,12 +111,18 @@ pub struct Embedding {
     pub(crate) weight: Weight,
     pub(crate) precision: Precision,
     pub(crate) delta: Option<Box<TableDelta>>,
+    /// Of the rows; then they are of half precision, and so is what is made of them.
+    pub(crate) turn: Option<Box<Hadamard>>,
 }
 
 impl Embedding {
     /// The rows that `ids [N]` name, `[N, dim]`.
     pub fn take(&self, ids: &Tensor) -> Tensor {
-        let rows = self.weight.take(ids);
+        let mut rows = self.weight.take(ids);
+        if let Some(turn) = &self.turn {
+            let half = |rows: &Tensor| rows.cast(Dtype::F16).cast(Dtype::F32);
+            rows = half(&turn.backward(&half(&rows)));
+        }
         match &self.delta {
             Some(delta) => delta.add(rows, ids),
             None => rows,
@@ -115,7 +131,8 @@ impl Embedding {
 
     /// `x · Wᵀ`: the table as the head.
     pub fn as_head(&self, x: &Tensor) -> Tensor {
-        let y = x.linear(&self.weight, self.precision);
+        let turned = self.turn.as_ref().map(|turn| turn.forward(x));
+        let y = turned.as_ref().unwrap_or(x).linear(&self.weight, self.precision);
         match &self.delta {
             Some(table) if table.head => table.delta.add(y, x, self.precision),
             _ => y,

@@ -41,6 +41,12 @@ impl Blocks {
     }
 }
 
+/// `x` rounded to 8-bit multiples of `step`, of two the even one.
+pub(crate) fn to_steps(x: &Tensor, step: f32) -> Tensor {
+    let numbers: Vec<f32> = x.f32s().iter().map(|x| (x / step).round_ties_even().clamp(-128.0, 127.0) * step).collect();
+    Tensor::from_f32(&numbers, *x.shape())
+}
+
 /// The nearest number of 4 bits exponent and 3 bits mantissa, the even one of two; at most 448.
 fn e4m3(x: f32) -> f32 {
     let exponent = (x.abs().to_bits() >> 23) as i32 - 127;
@@ -68,6 +74,12 @@ mod tests {
         assert_eq!(ties, [0.0, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0, 6.0]);
         let numbers = [0.3, -17.1, 500.0, 0.001, 1.0625, 1.1875].map(e4m3);
         assert_eq!(numbers, [0.3125, -18.0, 448.0, 0.001_953_125, 1.0, 1.25]);
+    }
+
+    #[test]
+    fn steps_end_where_8_bits_do() {
+        let rounded = to_steps(&Tensor::from_f32(&[0.24, 0.25, 0.75, -70.0, 70.0], [5]), 0.5);
+        assert_eq!(rounded.f32s(), [0.0, 0.0, 1.0, -64.0, 63.5]);
     }
 
     #[test]

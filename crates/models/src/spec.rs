@@ -10,8 +10,8 @@ mod size;
 
 pub(crate) use kept::kept;
 pub use mixer::{
-    BlockSparse, DeltaProjection, GateNorm, GatedDelta, Indexer, KeyedDecay, KeyedDelta, Latent, LinearAttention,
-    Mixer, ScalarStateSpace, ShortConv, StateSpace,
+    BlockSparse, DeltaProjection, GateNorm, GatedDelta, GatedRecurrence, Indexer, KeyedDecay, KeyedDelta, Latent,
+    LinearAttention, Mixer, ScalarStateSpace, SelectedStateSpace, ShortConv, StateSpace, Wkv,
 };
 pub use mlp::{
     ExpertLatent, Experts, Gate, Gated, Groups, JoinedExperts, Learned, Mlp, Plain, Router, Scores, Shared, SharedGate,

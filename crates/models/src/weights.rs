@@ -8,6 +8,7 @@ mod latent;
 mod names;
 mod packed;
 mod quantizers;
+mod turned;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -97,6 +98,8 @@ pub struct Weights {
     /// The tool that quantized the weights in a layout of its own.
     quantizer: Option<Quantizer>,
     adapter: Option<adapted::Landing>,
+    /// Modules that see their input rotated, with the size of the blocks.
+    turns: HashMap<String, usize>,
     record: RefCell<Ledger>,
 }
 
@@ -141,6 +144,7 @@ impl Weights {
             converted: checkpoint.mlx_format,
             quantizer,
             adapter: None,
+            turns: HashMap::new(),
             record: RefCell::default(),
         })
     }
@@ -302,7 +306,7 @@ impl<'a> Scope<'a> {
         let weight = w.weight(&[outputs, inputs])?;
         let bias = if bias { Some(w.vector("bias", outputs)?) } else { None };
         let delta = w.delta(&weight)?;
-        Ok(Linear { weight, bias, precision: self.weights.precision, delta })
+        Ok(Linear { weight, bias, precision: self.weights.precision, delta, turn: w.turn(inputs)? })
     }
 
     /// Linear layers of one input whose rows lie after one another in one tensor.

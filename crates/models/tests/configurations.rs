@@ -63,6 +63,17 @@ fn what_is_not_supported_is_named() {
         ("qwen2_moe", "/decoder_sparse_step", json!(2), "decoder_sparse_step is 2"),
         ("llama4", "/text_config/num_experts_per_tok", json!(2), "num_experts_per_tok is 2"),
         ("minimax", "/scoring_func", json!("softmax"), "scoring_func is \"softmax\""),
+        ("rwkv7", "/attn", json!({"layers": [1]}), "attn asks for layers of attention"),
+        ("rwkv7", "/hidden_act", json!("silu"), "hidden_act is \"silu\""),
+        ("rwkv7", "/value_dim", json!([64, 128, 64]), "values of 128 numbers"),
+        ("recurrent_gemma", "/block_types", json!(["recurrent", "global"]), "`global`"),
+        ("recurrent_gemma", "/lru_width", json!(96), "lru_width is 96"),
+        ("recurrent_gemma", "/rope_theta", json!(20000.0), "a base of 10000"),
+        ("recurrent_gemma", "/attention_bias", json!(true), "attention_bias is true"),
+        ("afm7", "/num_kv_reuse_layers", json!(4), "num_kv_reuse_layers leaves no layer"),
+        ("prism_hadamard_qwen35", "/tensor_namespace", json!("other"), "tensor_namespace `other`"),
+        ("prism_hadamard_qwen35", "/quantization/bits", json!(3), "quantization is"),
+        ("prism_hadamard_qwen35", "/modules", json!([]), "modules lists none"),
         ("nemotron-nas", "/block_configs/1/attention/replace_with_linear", json!(true), "`replace_with_linear`"),
     ] {
         let mut config = config(kind);

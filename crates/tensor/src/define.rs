@@ -33,6 +33,7 @@ pub fn define(op: &Op, inputs: &[Tensor]) -> Option<Tensors> {
         }
         Op::CausalConv => return Some(causal_conv(inputs)),
         Op::DeltaScan => return Some(delta_scan(inputs)),
+        Op::WkvScan => return Some(wkv_scan(inputs)),
         Op::SsmScan => return Some(ssm_scan(inputs)),
         Op::Unary(_)
         | Op::Binary(_)
@@ -196,6 +197,20 @@ fn delta_scan(inputs: &[Tensor]) -> Tensors {
         let delta = at(v, t, [heads, value_dim, 1]).binary(Binary::Sub, &memory);
         state = state.clone().add(&delta.mul(&at(&inputs[4], t, [heads, 1, 1])).mul(&key));
         rows.push(state.clone().mul(&query).reduce(Reduce::Sum).reshape([1, heads, value_dim]));
+    }
+    smallvec![Tensor::concat(rows, 0), state]
+}
+
+fn wkv_scan(inputs: &[Tensor]) -> Tensors {
+    let v = &inputs[3];
+    let [tokens, heads, value_dim] = [v.shape()[0], v.shape()[1], v.shape()[2]];
+    let (mut state, mut rows) = (inputs[6].clone(), Tensors::new());
+    for t in 0..tokens {
+        let [r, decay, k, a, b] = [0, 1, 2, 4, 5].map(|part| shared(&inputs[part], t, heads));
+        let value = v.clone().slice(0, t, 1).reshape([heads, value_dim, 1]);
+        let recalled = state.clone().mul(&a).reduce(Reduce::Sum);
+        state = state.mul(&decay).add(&recalled.mul(&b)).add(&value.mul(&k));
+        rows.push(state.clone().mul(&r).reduce(Reduce::Sum).reshape([1, heads, value_dim]));
     }
     smallvec![Tensor::concat(rows, 0), state]
 }

@@ -62,6 +62,7 @@ pub fn infer(op: &Op, inputs: &[Spec]) -> Result<Specs, ShapeError> {
         Op::Sdpa(sdpa) => check.sdpa(sdpa),
         Op::CausalConv => check.causal_conv(),
         Op::DeltaScan => check.delta_scan(),
+        Op::WkvScan => check.wkv_scan(),
         Op::SsmScan => check.ssm_scan(),
     }
 }
@@ -346,6 +347,16 @@ impl Check<'_> {
         let gates = *beta.shape == [tokens, heads]
             && (*decay.shape == [tokens, heads] || *decay.shape == [tokens, heads, key_dim]);
         self.that(gates && *state.shape == [heads, value_dim, key_dim], "gates or state do not fit the heads")?;
+        Ok(smallvec![v, state])
+    }
+
+    fn wkv_scan(&self) -> Result<Specs, ShapeError> {
+        let (r, v, state) = (self.arity(7)?.floats()?[0], self.inputs[3], self.inputs[6]);
+        let alike = [1, 2, 4, 5].iter().all(|part| self.inputs[*part] == r);
+        self.that(alike && r.shape.len() == 3 && v.shape.len() == 3, "all but v and the state are [T, H, Dk]")?;
+        let [tokens, heads, key_dim] = [r.shape[0], r.shape[1], r.shape[2]];
+        self.that(v.shape[..2] == [tokens, heads] && heads > 0, "heads or lengths do not match")?;
+        self.that(*state.shape == [heads, v.shape[2], key_dim], "the state does not fit the heads")?;
         Ok(smallvec![v, state])
     }
 

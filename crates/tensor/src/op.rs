@@ -136,6 +136,9 @@ pub enum Op {
     /// The gated delta rule (Yang et al. 2024): `[q [T, G, Dk], k, v [T, H, Dv], decay [T, H] or [T, H, Dk], beta [T, H],
     /// state [H, Dv, Dk]] -> [y [T, H, Dv], state]`. At each position `S ← S·decay; S ← S + beta (v - S k) kᵀ; y = S q`.
     DeltaScan,
+    /// The delta rule of RWKV-7 (Peng et al. 2025): `[r [T, H, Dk], decay, k, v [T, H, Dv], a [T, H, Dk], b, state [H, Dv, Dk]]
+    /// -> [y [T, H, Dv], state]`. At each position `S ← S·decay + (S a) bᵀ + v kᵀ; y = S r`.
+    WkvScan,
     /// A selective state space (Gu & Dao 2023): `[x [T, H, D], dt [T, H], a [H] or [H, N], b [T, G, N], c [T, G, N], d [H],
     /// state [H, D, N]] -> [y [T, H, D], state]`. At each position `S ← S·exp(dt a) + dt x bᵀ; y = S c + d x`.
     SsmScan,

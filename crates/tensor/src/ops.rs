@@ -239,6 +239,12 @@ impl Tensor {
         Self::moving(&Op::DeltaScan, parts.into_iter().chain([std::mem::take(state)]).collect(), state)
     }
 
+    /// RWKV-7's delta rule over positions: `parts` are `r, decay, k, v, a, b` as [`Op::WkvScan`] lists them; moves `state` on.
+    #[track_caller]
+    pub fn wkv_scan(parts: [Tensor; 6], state: &mut Tensor) -> Tensor {
+        Self::moving(&Op::WkvScan, parts.into_iter().chain([std::mem::take(state)]).collect(), state)
+    }
+
     /// A selective state space over positions: `parts` are `x, dt, a, b, c, d` as [`Op::SsmScan`] lists them; moves `state`
     /// on.
     #[track_caller]

@@ -95,6 +95,16 @@ fn scans() {
 }
 
 #[test]
+fn rwkv() {
+    for (tokens, heads, dim, size) in [(1, 4, 8, 16), (7, 3, 5, 19), (40, 2, 16, 32)] {
+        let keys = |seed| noise(seed, [tokens, heads, size]).scale((size as f32).sqrt().recip());
+        let (values, state) = (noise(41, [tokens, heads, dim]), noise(42, [heads, dim, size]));
+        let parts = [keys(43), share(44, [tokens, heads, size]), keys(45), values, keys(46), keys(47), state];
+        agrees(Op::WkvScan, &parts, 1e-5);
+    }
+}
+
+#[test]
 fn attention() {
     let (q, k, v) = (noise(9, [5, 4, 32]), noise(10, [9, 2, 32]), noise(11, [9, 2, 64]));
     let plain = Sdpa { scale: 0.3, causal: true, window: None, softcap: None, format: None, sinks: false };

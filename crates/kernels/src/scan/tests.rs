@@ -67,6 +67,66 @@ fn the_delta_rule_agrees_with_f64_for_all_lengths_and_in_pieces() {
 }
 
 /// `[state, out]`.
+fn wkv64(scan: &WkvScan<'_>, state: &[f32]) -> [Vec<f64>; 2] {
+    let WkvScan { heads, key_dim, value_dim, .. } = *scan;
+    let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|x| f64::from(*x)).collect() };
+    let [r, decay, k, a, b, v] = [scan.r, scan.decay, scan.k, scan.a, scan.b, scan.v].map(wide);
+    let (mut state, mut out) = (wide(state), vec![0.0; TOKENS * heads * value_dim]);
+    for t in 0..TOKENS {
+        for (row, s) in state.chunks_exact_mut(key_dim).enumerate() {
+            let at = (t * heads + row / value_dim) * key_dim;
+            let recalled: f64 = s.iter().zip(&a[at..]).map(|(s, a)| s * a).sum();
+            let value = v[t * heads * value_dim + row];
+            for (i, s) in s.iter_mut().enumerate() {
+                *s = *s * decay[at + i] + recalled * b[at + i] + value * k[at + i];
+            }
+            out[t * heads * value_dim + row] = s.iter().zip(&r[at..]).map(|(s, r)| s * r).sum();
+        }
+    }
+    [state, out]
+}
+
+#[test]
+fn rwkv_agrees_with_f64_for_all_lengths_and_in_pieces() {
+    let mut random = Random::new(53);
+    for cpu in check::cpus() {
+        for key_dim in check::lengths().skip(1) {
+            for (heads, value_dim) in [(2, 7), (3, 4)] {
+                let scale = (key_dim as f32).sqrt().recip();
+                let mut floats = |n: usize, lo, factor: f32| -> Vec<f32> {
+                    random.floats(n + 1, lo, 1.0).iter().map(|x| x * factor).collect()
+                };
+                let keys = TOKENS * heads * key_dim;
+                let (r, decay, k) = (floats(keys, -1.0, 1.0), floats(keys, 0.0, 1.0), floats(keys, -1.0, 1.0));
+                let (a, b) = (floats(keys, -1.0, scale), floats(keys, -1.0, scale));
+                let (v, state) =
+                    (floats(TOKENS * heads * value_dim, -1.0, 1.0), floats(heads * value_dim * key_dim, -1.0, 1.0));
+                let [r, decay, k, v, a, b, state] = [&r, &decay, &k, &v, &a, &b, &state].map(|x| &x[1..]);
+                let scan = WkvScan { heads, key_dim, value_dim, r, decay, k, v, a, b };
+                let [want_state, want] = wkv64(&scan, state);
+                let (mut moved, mut out) = (state.to_vec(), vec![0.0; want.len()]);
+                wkv_scan(&cpu, scan, &mut moved, &mut out);
+                let what = format_args!("{key_dim} numbers in a key of {heads} heads").to_string();
+                check::close(&moved, &want_state, 1e-5, &what);
+                check::close(&out, &want, 1e-5, &what);
+                let (mut alone, mut rows) = (state.to_vec(), Vec::new());
+                for t in 0..TOKENS {
+                    let [r, decay, k, v, a, b] = [r, decay, k, v, a, b].map(|all| {
+                        let n = all.len() / TOKENS;
+                        &all[t * n..(t + 1) * n]
+                    });
+                    let mut out = vec![0.0; heads * value_dim];
+                    wkv_scan(&cpu, WkvScan { r, decay, k, v, a, b, ..scan }, &mut alone, &mut out);
+                    rows.extend(out);
+                }
+                assert_eq!(check::bits(&rows), check::bits(&out), "in pieces: the same bits");
+                assert_eq!(check::bits(&alone), check::bits(&moved), "in pieces: the same state");
+            }
+        }
+    }
+}
+
+/// `[state, out]`.
 fn ssm64(scan: &SsmScan<'_>, state: &[f32]) -> [Vec<f64>; 2] {
     let SsmScan { heads, groups, dim, state_dim, .. } = *scan;
     let wide = |x: &[f32]| -> Vec<f64> { x.iter().map(|x| f64::from(*x)).collect() };

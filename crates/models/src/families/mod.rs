@@ -5,6 +5,7 @@ use crate::spec::Decoder;
 use crate::weights::Weights;
 use crate::{Config, Error, Result};
 
+mod afm7;
 mod afmoe;
 mod apertus;
 mod bailing_hybrid;
@@ -93,6 +94,8 @@ mod phi3;
 mod phimoe;
 mod phixtral;
 mod plamo;
+mod plamo2;
+mod prism_hadamard_qwen35;
 mod qwen;
 mod qwen2;
 mod qwen2_moe;
@@ -103,6 +106,8 @@ mod qwen3_moe;
 mod qwen3_next;
 mod qwen3_vl;
 mod qwen3_vl_moe;
+mod recurrent_gemma;
+mod rwkv7;
 mod seed_oss;
 mod smollm3;
 mod solar_open;
@@ -150,6 +155,7 @@ impl Family {
 
 /// Every family that is known.
 pub const FAMILIES: &[Family] = &[
+    Family::new("afm7", &["afm7"], afm7::decoder).of(afm7::load),
     Family::new("afmoe", &["afmoe"], afmoe::decoder),
     Family::new("apertus", &["apertus"], apertus::decoder),
     Family::new("bailing_hybrid", &["bailing_hybrid"], bailing_hybrid::decoder),
@@ -242,6 +248,9 @@ pub const FAMILIES: &[Family] = &[
     Family::new("phimoe", &["phimoe"], phimoe::decoder),
     Family::new("phixtral", &["phixtral", "phi-msft"], phixtral::decoder),
     Family::new("plamo", &["plamo"], plamo::decoder),
+    Family::new("plamo2", &["plamo2"], plamo2::decoder),
+    Family::new("prism_hadamard_qwen35", &["prism_hadamard_qwen35"], prism_hadamard_qwen35::decoder)
+        .of(prism_hadamard_qwen35::load),
     Family::new("qwen", &["qwen"], qwen::decoder),
     Family::new("qwen2", &["qwen2"], qwen2::decoder),
     Family::new("qwen2_moe", &["qwen2_moe"], qwen2_moe::decoder),
@@ -252,6 +261,8 @@ pub const FAMILIES: &[Family] = &[
     Family::new("qwen3_next", &["qwen3_next"], qwen3_next::decoder),
     Family::new("qwen3_vl", &["qwen3_vl", "qwen3_vl_text"], qwen3_vl::decoder),
     Family::new("qwen3_vl_moe", &["qwen3_vl_moe", "qwen3_vl_moe_text"], qwen3_vl_moe::decoder),
+    Family::new("recurrent_gemma", &["recurrent_gemma"], recurrent_gemma::decoder),
+    Family::new("rwkv7", &["rwkv7"], rwkv7::decoder).of(rwkv7::load),
     Family::new("seed_oss", &["seed_oss"], seed_oss::decoder),
     Family::new("smollm3", &["smollm3"], smollm3::decoder),
     Family::new("solar_open", &["solar_open"], solar_open::decoder),

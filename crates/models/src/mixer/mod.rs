@@ -4,32 +4,40 @@ mod attention;
 mod block_sparse;
 mod conv;
 mod delta;
+mod gated_recurrence;
 mod indexer;
 mod latent;
 mod linear;
 mod looped;
 mod pooled;
+mod rounded;
+mod selected_state_space;
 mod short_conv;
 mod state_space;
+mod wkv;
 
 use mlxengine_tensor::{Tensor, Tensors};
 
-use crate::Result;
 use crate::decoder::Span;
 use crate::rope::{Rotation, Tables};
 use crate::spec;
 use crate::state::SlotSpec;
 use crate::weights::Scope;
+use crate::{Error, Result};
 use attention::Attention;
 use block_sparse::BlockSparse;
 use delta::{GatedDelta, KeyedDelta};
+use gated_recurrence::GatedRecurrence;
 pub(crate) use indexer::best;
 use latent::Latent;
 use linear::LinearAttention;
 pub(crate) use looped::Looped;
 pub(crate) use pooled::{IndexSpec, Left, Pooled, PooledSpec};
+pub(crate) use rounded::Rounded;
+use selected_state_space::SelectedStateSpace;
 use short_conv::ShortConv;
 use state_space::{ScalarStateSpace, StateSpace};
+pub(crate) use wkv::{Shift, Wkv};
 
 /// The part of a pass that every layer sees.
 pub(crate) struct Pass<'a> {
@@ -109,6 +117,8 @@ pub(crate) enum Mixer {
     GatedDelta(GatedDelta),
     KeyedDelta(KeyedDelta),
     LinearAttention(LinearAttention),
+    GatedRecurrence(GatedRecurrence),
+    SelectedStateSpace(SelectedStateSpace),
     StateSpace(StateSpace),
     ScalarStateSpace(ScalarStateSpace),
     Sum(Vec<Mixer>),
@@ -130,9 +140,19 @@ impl Mixer {
             spec::Mixer::LinearAttention(spec) => {
                 Mixer::LinearAttention(LinearAttention::load(spec, &attention, dim, plan)?)
             }
+            spec::Mixer::GatedRecurrence(spec) => {
+                Mixer::GatedRecurrence(GatedRecurrence::load(spec, &recurrence, dim, plan)?)
+            }
+            spec::Mixer::SelectedStateSpace(spec) => {
+                Mixer::SelectedStateSpace(SelectedStateSpace::load(spec, &recurrence, dim, plan)?)
+            }
             spec::Mixer::StateSpace(spec) => Mixer::StateSpace(StateSpace::load(spec, &recurrence, dim, plan)?),
             spec::Mixer::ScalarStateSpace(spec) => {
                 Mixer::ScalarStateSpace(ScalarStateSpace::load(spec, &recurrence, dim, plan)?)
+            }
+            spec::Mixer::Wkv(_) => {
+                let message = "layers that see values of the first one are not supported beside those of other kinds";
+                return Err(Error::unsupported(message));
             }
             spec::Mixer::Sum(parts) => {
                 Mixer::Sum(parts.iter().map(|part| Self::load(part, w, dim, plan)).collect::<Result<_>>()?)
@@ -155,6 +175,8 @@ impl Mixer {
             Mixer::GatedDelta(mixer) => mixer.forward(x, spans),
             Mixer::KeyedDelta(mixer) => mixer.forward(x, spans),
             Mixer::LinearAttention(mixer) => mixer.forward(x, pass, spans),
+            Mixer::GatedRecurrence(mixer) => mixer.forward(x, spans),
+            Mixer::SelectedStateSpace(mixer) => mixer.forward(x, spans),
             Mixer::StateSpace(mixer) => mixer.forward(x, spans),
             Mixer::ScalarStateSpace(mixer) => mixer.forward(x, spans),
             Mixer::Sum(parts) => {

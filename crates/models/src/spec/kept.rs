@@ -4,8 +4,8 @@ use mlxengine_tensor::{Dtype, Precision, Shape};
 use smallvec::{SmallVec, smallvec};
 
 use super::{
-    Attention, BlockSparse, Decoder, GatedDelta, Indexer, KeyedDelta, Latent, LinearAttention, Mixer, ScalarStateSpace,
-    ShortConv, StateSpace,
+    Attention, BlockSparse, Decoder, GatedDelta, GatedRecurrence, Indexer, KeyedDelta, Latent, LinearAttention, Mixer,
+    ScalarStateSpace, SelectedStateSpace, ShortConv, StateSpace, Wkv,
 };
 use crate::state::{KvShape, SlotSpec};
 
@@ -36,6 +36,9 @@ impl Mixer {
             Mixer::GatedDelta(d) => smallvec![d.slot()],
             Mixer::KeyedDelta(d) => smallvec![d.slot()],
             Mixer::LinearAttention(l) => smallvec![l.slot()],
+            Mixer::Wkv(w) => smallvec![w.slot(dim)],
+            Mixer::GatedRecurrence(r) => smallvec![r.slot()],
+            Mixer::SelectedStateSpace(m) => smallvec![m.slot()],
             Mixer::StateSpace(m) => smallvec![m.slot()],
             Mixer::ScalarStateSpace(m) => smallvec![m.slot()],
             Mixer::Sum(parts) => parts.iter().flat_map(|part| part.slots(dim, kept)).collect(),
@@ -107,6 +110,26 @@ impl KeyedDelta {
 impl LinearAttention {
     pub(crate) fn slot(&self) -> SlotSpec {
         SlotSpec::Recurrent(smallvec![[self.rates.len(), self.head_dim, self.head_dim].into()])
+    }
+}
+
+impl Wkv {
+    /// The vector before, the state, and the vector before that the unit sees.
+    pub(crate) fn slot(&self, dim: usize) -> SlotSpec {
+        let before: Shape = [1, dim].into();
+        SlotSpec::Recurrent(smallvec![before, [self.heads, self.head_dim, self.head_dim].into(), before])
+    }
+}
+
+impl GatedRecurrence {
+    pub(crate) fn slot(&self) -> SlotSpec {
+        SlotSpec::Recurrent(smallvec![tail([self.width, self.kernel]), [self.width].into()])
+    }
+}
+
+impl SelectedStateSpace {
+    pub(crate) fn slot(&self) -> SlotSpec {
+        behind_conv([self.inner(), self.kernel], [self.heads, self.head_dim, self.state_dim])
     }
 }
 

@@ -24,6 +24,12 @@ pub enum Mixer {
     StateSpace(StateSpace),
     /// A selective state space with a decay a head.
     ScalarStateSpace(ScalarStateSpace),
+    /// The delta rule of RWKV-7.
+    Wkv(Wkv),
+    /// A selective state space with a decay a head, which its convolution's results select.
+    SelectedStateSpace(SelectedStateSpace),
+    /// A recurrence of each number alone.
+    GatedRecurrence(GatedRecurrence),
     /// Several at once, each on the same input; their results are added.
     Sum(Vec<Mixer>),
 }
@@ -187,6 +193,35 @@ pub struct LinearAttention {
     pub eps: f32,
 }
 
+/// The delta rule with a decay for each number of a key and corrections along keys of their own (Peng et al. 2025), where
+/// positions see a little of the one before. The layer's unit sees that too, and what it needs is kept here.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Wkv {
+    /// Heads.
+    pub heads: usize,
+    /// Size of a head.
+    pub head_dim: usize,
+    /// Rank of the decays.
+    pub decay_rank: usize,
+    /// Rank of the rates at which the state is corrected.
+    pub rate_rank: usize,
+    /// Rank of the gate.
+    pub gate_rank: usize,
+    /// Rank of the shares of the first layer's values; none in the first layer.
+    pub value_rank: Option<usize>,
+}
+
+/// A recurrence of each number alone behind a short convolution, with gates that heads have of their own (De et al. 2024).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GatedRecurrence {
+    /// Heads.
+    pub heads: usize,
+    /// Numbers of all heads.
+    pub width: usize,
+    /// Positions of the convolution.
+    pub kernel: usize,
+}
+
 /// A selective state space (Gu & Dao 2023) behind a short convolution.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StateSpace {
@@ -229,6 +264,26 @@ pub struct ScalarStateSpace {
     pub norm: Option<GateNorm>,
 }
 
+/// A selective state space with scalar decays behind a short convolution, whose time steps, `b` and `c` follow from what that
+/// gives; all heads share `b` and `c`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SelectedStateSpace {
+    /// Heads.
+    pub heads: usize,
+    /// Size of a head.
+    pub head_dim: usize,
+    /// Numbers that each number of a head carries on.
+    pub state_dim: usize,
+    /// Rank of the time steps.
+    pub rank: usize,
+    /// Positions of the convolution.
+    pub kernel: usize,
+    /// On time steps, `b` and `c`.
+    pub norm: Norm,
+    /// Least and largest time step.
+    pub time_step: [f32; 2],
+}
+
 /// A norm beside a gate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GateNorm {
@@ -251,6 +306,9 @@ impl Mixer {
             Mixer::GatedDelta(d) => 6 * (d.key_heads * d.key_dim + d.heads * d.value_dim),
             Mixer::KeyedDelta(d) => 10 * d.heads * d.head_dim,
             Mixer::LinearAttention(l) => 6 * l.rates.len() * l.head_dim,
+            Mixer::Wkv(w) => 20 * w.heads * w.head_dim,
+            Mixer::GatedRecurrence(r) => 8 * r.width,
+            Mixer::SelectedStateSpace(m) => 6 * m.inner(),
             Mixer::StateSpace(m) => 6 * m.inner,
             Mixer::ScalarStateSpace(m) => 5 * m.inner() + 3 * m.channels(),
             Mixer::Sum(parts) => parts.iter().map(|part| part.width(dim)).sum(),
@@ -299,6 +357,54 @@ impl LinearAttention {
             return Ok(self);
         }
         Err(Error::invalid(format!("config.json: {inner} numbers cannot be normed in {} groups", self.groups)))
+    }
+}
+
+impl Wkv {
+    /// The same, if such a mixer can be in a residual stream of `dim`.
+    ///
+    /// # Errors
+    /// For sizes that no model has, and heads that are not as large as the stream.
+    pub fn checked(self, dim: usize) -> Result<Self> {
+        sizes([self.heads, self.head_dim, self.decay_rank, self.rate_rank, self.gate_rank])?;
+        sizes([self.value_rank.unwrap_or(1)])?;
+        if self.heads * self.head_dim == dim {
+            return Ok(self);
+        }
+        let message = format!("{dim} numbers cannot be divided into heads of {}", self.head_dim);
+        Err(Error::invalid(format!("config.json: {message}")))
+    }
+}
+
+impl GatedRecurrence {
+    /// The same, if such a mixer can be.
+    ///
+    /// # Errors
+    /// For sizes that no model has, and heads that do not divide.
+    pub fn checked(self) -> Result<Self> {
+        sizes([self.heads, self.width, self.kernel])?;
+        if self.width.is_multiple_of(self.heads) {
+            return Ok(self);
+        }
+        let message = format!("{} numbers cannot be divided into {} heads", self.width, self.heads);
+        Err(Error::invalid(format!("config.json: {message}")))
+    }
+}
+
+impl SelectedStateSpace {
+    /// The same, if such a mixer can be.
+    ///
+    /// # Errors
+    /// For sizes that no model has.
+    pub fn checked(self) -> Result<Self> {
+        sizes([self.heads, self.head_dim, self.state_dim, self.rank, self.kernel])?;
+        sizes([self.inner()])?;
+        Ok(self)
+    }
+
+    /// Numbers of all heads.
+    pub fn inner(&self) -> usize {
+        self.heads * self.head_dim
     }
 }
 

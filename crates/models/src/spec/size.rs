@@ -128,6 +128,15 @@ impl Mixer {
                 dim * (4 * inner + d.heads) + low + gate + 3 * d.kernel * inner
             }
             Mixer::LinearAttention(l) => 5 * dim * l.rates.len() * l.head_dim,
+            Mixer::Wkv(w) => {
+                let inner = w.heads * w.head_dim;
+                let ranks = w.decay_rank + w.rate_rank + w.gate_rank + w.value_rank.unwrap_or(0);
+                4 * dim * inner + ranks * (dim + inner)
+            }
+            Mixer::GatedRecurrence(r) => r.width * (3 * dim + 2 * r.width / r.heads + r.kernel),
+            Mixer::SelectedStateSpace(m) => {
+                m.inner() * (3 * dim + m.rank + 2 * m.state_dim + m.kernel) + m.rank * m.heads
+            }
             Mixer::StateSpace(m) => m.inner * (3 * dim + 2 * m.rank + 3 * m.state_dim + m.kernel),
             Mixer::ScalarStateSpace(m) => dim * (2 * m.inner() + m.channels() + m.heads) + m.kernel * m.channels(),
             Mixer::Sum(parts) => parts.iter().map(|part| part.weights(dim)).sum(),

@@ -192,14 +192,14 @@ impl Scope<'_> {
             landing.tables.borrow_mut().push(w.path.clone());
         }
         let delta = delta.transpose()?.map(table);
-        Ok(Embedding { weight, precision: self.weights.precision, delta })
+        Ok(Embedding { weight, precision: self.weights.precision, delta, turn: w.table_turn(shape[1])? })
     }
 
     /// A head of its own made of the embedding, where an adapter changes the head alone.
     pub(crate) fn adapted_head(&self, name: &str, embedding: &Embedding) -> Result<Option<Linear>> {
         let (weight, precision) = (embedding.weight.clone(), embedding.precision);
         let delta = self.at(name).delta(&weight)?;
-        Ok(delta.map(|delta| Linear { weight, bias: None, precision, delta: Some(delta) }))
+        Ok(delta.map(|delta| Linear { weight, bias: None, precision, delta: Some(delta), turn: None }))
     }
 
     /// What a stack of experts `[experts, outputs, inputs]` computes beside its weights, whether the changes are stacked or

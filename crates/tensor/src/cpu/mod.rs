@@ -70,6 +70,7 @@ pub fn eval(op: &Op, mut inputs: Tensors, outputs: &Specs) -> Tensors {
         Op::Sdpa(sdpa) => contract::sdpa(cpu, sdpa, &inputs, out),
         Op::CausalConv => return scan::causal_conv(cpu, &inputs, out),
         Op::DeltaScan => return scan::delta_scan(cpu, inputs, out),
+        Op::WkvScan => return scan::wkv_scan(cpu, inputs, out),
         Op::SsmScan => return scan::ssm_scan(cpu, inputs, out),
         Op::Glu(act) => {
             let up = inputs.swap_remove(1);

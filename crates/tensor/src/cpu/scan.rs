@@ -2,7 +2,7 @@
 
 use mlxengine_kernels::Cpu;
 use mlxengine_kernels::conv::{self, CausalConv};
-use mlxengine_kernels::scan::{self, DeltaScan, SsmScan};
+use mlxengine_kernels::scan::{self, DeltaScan, SsmScan, WkvScan};
 use smallvec::smallvec;
 
 use crate::{Spec, Tensor, Tensors};
@@ -38,6 +38,25 @@ pub(super) fn delta_scan(cpu: &Cpu, mut inputs: Tensors, out: Spec) -> Tensors {
         beta: inputs[4].f32s(),
     };
     scan::delta_scan(cpu, scan, state.f32s_mut(), y.f32s_mut());
+    smallvec![y, state]
+}
+
+pub(super) fn wkv_scan(cpu: &Cpu, mut inputs: Tensors, out: Spec) -> Tensors {
+    let mut state = inputs.pop().expect("infer has counted the inputs");
+    let mut y = Tensor::empty(out);
+    let (keys, values) = (inputs[0].shape(), out.shape);
+    let scan = WkvScan {
+        heads: values[1],
+        key_dim: keys[2],
+        value_dim: values[2],
+        r: inputs[0].f32s(),
+        decay: inputs[1].f32s(),
+        k: inputs[2].f32s(),
+        v: inputs[3].f32s(),
+        a: inputs[4].f32s(),
+        b: inputs[5].f32s(),
+    };
+    scan::wkv_scan(cpu, scan, state.f32s_mut(), y.f32s_mut());
     smallvec![y, state]
 }
 

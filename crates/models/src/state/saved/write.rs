@@ -64,10 +64,14 @@ fn places(mixer: &Mixer, into: &mut Vec<Place>) {
             let keys = delta.key_heads * delta.key_dim;
             into.push(Place::Arrays(vec![keys, keys, delta.heads * delta.value_dim]));
         }
-        Mixer::ShortConv(_) | Mixer::GatedDelta(_) | Mixer::KeyedDelta(_) => into.push(Place::Arrays(Vec::new())),
-        Mixer::LinearAttention(_) | Mixer::StateSpace(_) | Mixer::ScalarStateSpace(_) => {
+        Mixer::ShortConv(_) | Mixer::GatedDelta(_) | Mixer::GatedRecurrence(_) | Mixer::KeyedDelta(_) => {
             into.push(Place::Arrays(Vec::new()))
         }
+        Mixer::LinearAttention(_)
+        | Mixer::Wkv(_)
+        | Mixer::StateSpace(_)
+        | Mixer::ScalarStateSpace(_)
+        | Mixer::SelectedStateSpace(_) => into.push(Place::Arrays(Vec::new())),
         Mixer::Sum(parts) => parts.iter().for_each(|part| places(part, into)),
     }
 }
@@ -185,6 +189,7 @@ impl Writer {
         let batch = |t: &Tensor| match t.shape()[..] {
             [channels, 1, size] => t.clone().reshape([1, channels, size]),
             [heads, rows, size] => t.clone().reshape([1, heads, rows, size]),
+            [size] => t.clone().reshape([1, size]),
             _ => t.clone().reshape([1, t.shape()[0], t.shape().last()]),
         };
         let pieces = match place {
