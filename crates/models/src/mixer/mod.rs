@@ -20,7 +20,7 @@ use crate::rope::{Rotation, Tables};
 use crate::spec;
 use crate::state::SlotSpec;
 use crate::weights::Scope;
-use attention::Attention;
+pub(crate) use attention::{Attention, Inputs};
 use block_sparse::BlockSparse;
 use delta::{GatedDelta, KeyedDelta};
 pub(crate) use indexer::best;
