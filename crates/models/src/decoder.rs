@@ -4,7 +4,7 @@ use mlxengine_tensor::{Precision, Tensor};
 use smallvec::SmallVec;
 
 use crate::depth::DepthMix;
-use crate::ends::{Ends, Start};
+use crate::ends::{Ends, Frame};
 use crate::linear::Embedding;
 use crate::mixer::{Mixer, Pass, Plan};
 use crate::mlp::Mlp;
@@ -16,31 +16,46 @@ use crate::{Error, Result};
 
 /// A model of language: immutable, shared by all sequences.
 pub trait LanguageModel: Send + Sync {
-    /// What a new sequence has seen: nothing.
-    ///
-    /// # Errors
-    /// If the options do not fit this model.
-    fn state(&self, options: &CacheOptions) -> Result<State>;
+    /// What every model has beside its layers.
+    fn frame(&self) -> &Frame;
 
     /// Reads each span's tokens after what its state has seen; returns the last hidden states `[N, dim]`, the spans' rows
     /// one after another.
     fn forward(&self, spans: &mut [Span<'_>]) -> Tensor;
 
+    /// What a new sequence has seen: nothing.
+    ///
+    /// # Errors
+    /// If the options do not fit this model.
+    fn state(&self, options: &CacheOptions) -> Result<State> {
+        State::new(self.slots(), options)
+    }
+
     /// Logits `[N, vocab]` of hidden states `[N, dim]`.
-    fn logits(&self, hidden: &Tensor) -> Tensor;
+    fn logits(&self, hidden: &Tensor) -> Tensor {
+        self.frame().ends.logits(hidden)
+    }
 
     /// The shape of the whole.
-    fn spec(&self) -> &spec::Decoder;
+    fn spec(&self) -> &spec::Decoder {
+        &self.frame().ends.spec
+    }
 
     /// What was read from the checkpoint.
-    fn record(&self) -> &Record;
+    fn record(&self) -> &Record {
+        &self.frame().record
+    }
 
     /// What a sequence keeps, one entry for each thing that a mixer asked for.
-    fn slots(&self) -> &[SlotSpec];
+    fn slots(&self) -> &[SlotSpec] {
+        &self.frame().plan.slots
+    }
 
     /// Most tokens after `offset` ones that one pass may read so that every row has the bits which it has if each token is
     /// read by a pass of its own; at least 1.
-    fn rows_as_alone(&self, offset: usize) -> usize;
+    fn rows_as_alone(&self, offset: usize) -> usize {
+        self.frame().rows_as_alone(offset)
+    }
 
     /// Bytes that the caches of one sequence of `length` positions need; the most there can be, where a checkpoint claims a
     /// context beyond all bounds.
@@ -162,14 +177,12 @@ impl Layer {
 /// A decoder with its weights.
 #[derive(Debug)]
 pub struct Decoder {
-    ends: Ends,
+    frame: Frame,
     /// Rows that are added by position.
     positions: Option<Embedding>,
     layers: Vec<Layer>,
     /// What the last norm sees, where that is a mean over depth.
     depth: Option<DepthMix>,
-    plan: Plan,
-    record: Record,
 }
 
 impl Decoder {
@@ -206,19 +219,17 @@ impl Decoder {
             Some(_) => Some(DepthMix::load(spec.norm, &body, "output_attn_res", spec.dim)?),
             None => None,
         };
-        let record = weights.finish()?;
-        Ok(Self { ends, positions, layers, depth, plan, record })
+        Ok(Self { frame: Frame::new(ends, plan, weights)?, positions, layers, depth })
     }
 }
 
 impl LanguageModel for Decoder {
-    fn state(&self, options: &CacheOptions) -> Result<State> {
-        State::new(&self.plan.slots, options)
+    fn frame(&self) -> &Frame {
+        &self.frame
     }
 
     fn forward(&self, spans: &mut [Span<'_>]) -> Tensor {
-        let start = Start::of(&self.plan, spans);
-        let mut x = self.ends.embed(&start);
+        let (start, mut x) = self.frame.begin(spans);
         if let Some(table) = &self.positions {
             let last = table.weight.shape()[0] - 1;
             let rows = start.positions.iter().flat_map(|(first, count)| *first..first + count);
@@ -229,30 +240,7 @@ impl LanguageModel for Decoder {
         for layer in &self.layers {
             x = layer.forward(x, &mut blocks, &start.pass(), spans);
         }
-        for span in spans {
-            span.state.advance(span.tokens.len());
-        }
-        self.ends.norm(&self.depth.as_ref().map_or_else(|| x.clone(), |mix| mix.forward(&blocks, &x)))
-    }
-
-    fn logits(&self, hidden: &Tensor) -> Tensor {
-        self.ends.logits(hidden)
-    }
-
-    fn spec(&self) -> &spec::Decoder {
-        &self.ends.spec
-    }
-
-    fn record(&self) -> &Record {
-        &self.record
-    }
-
-    fn rows_as_alone(&self, offset: usize) -> usize {
-        self.ends.rows_as_alone(&self.plan, offset)
-    }
-
-    fn slots(&self) -> &[SlotSpec] {
-        &self.plan.slots
+        self.frame.end(&self.depth.as_ref().map_or_else(|| x.clone(), |mix| mix.forward(&blocks, &x)), spans)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::mixer::{Pass, Plan};
 use crate::norm::Norm;
 use crate::rope::{Rotation, Tables};
 use crate::spec::{Decoder, Head};
-use crate::weights::Weights;
+use crate::weights::{Record, Weights};
 use crate::{Error, Result};
 
 /// The embedding, the last norm and the head.
@@ -50,7 +50,7 @@ impl Ends {
     }
 
     /// Embeddings `[N, dim]`.
-    pub(crate) fn embed(&self, start: &Start) -> Tensor {
+    fn embed(&self, start: &Start) -> Tensor {
         let x = self.embedding.take(&Tensor::from_u32(&start.tokens, [start.tokens.len()]));
         let x = match self.spec.embed_scale {
             Some(scale) => x.scale(scale),
@@ -65,12 +65,6 @@ impl Ends {
     /// The norm after the last layer.
     pub(crate) fn norm(&self, x: &Tensor) -> Tensor {
         self.norm.forward(x)
-    }
-
-    /// See [`crate::LanguageModel::rows_as_alone`].
-    pub(crate) fn rows_as_alone(&self, plan: &Plan, offset: usize) -> usize {
-        let left = plan.rotations.iter().filter_map(Rotation::steady).map(|length| length.saturating_sub(offset));
-        left.chain([self.embedding.precision.rows_as_alone()]).min().unwrap_or(usize::MAX).max(1)
     }
 
     /// Logits `[N, vocab]` of hidden states `[N, dim]`.
@@ -89,6 +83,42 @@ impl Ends {
     }
 }
 
+/// What every model has beside its layers: both ends, what its layers asked for, and what was read from the checkpoint.
+#[derive(Debug)]
+pub struct Frame {
+    pub(crate) ends: Ends,
+    pub(crate) plan: Plan,
+    pub(crate) record: Record,
+}
+
+impl Frame {
+    /// Of a model whose layers have taken their weights; whatever is left over is an error.
+    pub(crate) fn new(ends: Ends, plan: Plan, weights: Weights) -> Result<Self> {
+        Ok(Self { ends, plan, record: weights.finish()? })
+    }
+
+    /// What a pass starts with, and the embeddings `[N, dim]` of its tokens.
+    pub(crate) fn begin(&self, spans: &[Span<'_>]) -> (Start, Tensor) {
+        let start = Start::of(&self.plan, spans);
+        let x = self.ends.embed(&start);
+        (start, x)
+    }
+
+    /// The norm after the last layer, once every sequence has seen its tokens.
+    pub(crate) fn end(&self, x: &Tensor, spans: &mut [Span<'_>]) -> Tensor {
+        for span in spans {
+            span.state.advance(span.tokens.len());
+        }
+        self.ends.norm(x)
+    }
+
+    /// See [`crate::LanguageModel::rows_as_alone`].
+    pub(crate) fn rows_as_alone(&self, offset: usize) -> usize {
+        let left = self.plan.rotations.iter().filter_map(Rotation::steady).map(|length| length.saturating_sub(offset));
+        left.chain([self.ends.embedding.precision.rows_as_alone()]).min().unwrap_or(usize::MAX).max(1)
+    }
+}
+
 /// What a pass starts with: the tokens of all spans, where they stand, and the rotations there.
 pub(crate) struct Start {
     pub(crate) tokens: SmallVec<[u32; 64]>,
@@ -98,7 +128,7 @@ pub(crate) struct Start {
 }
 
 impl Start {
-    pub(crate) fn of(plan: &Plan, spans: &[Span<'_>]) -> Self {
+    fn of(plan: &Plan, spans: &[Span<'_>]) -> Self {
         let positions: SmallVec<[(usize, usize); 8]> =
             spans.iter().map(|s| (s.state.offset(), s.tokens.len())).collect();
         let tables = plan.rotations.iter().map(|r| r.tables(positions.iter().copied())).collect();

@@ -29,6 +29,7 @@ pub use adapters::{Adapter, AdapterReport, Fusion, Loss};
 pub use checkpoint::{Checkpoint, Source};
 pub use config::Config;
 pub use decoder::{LanguageModel, Span};
+pub use ends::Frame;
 pub use error::{Error, ErrorKind};
 pub use mlxengine_tensor::Precision;
 pub use state::{CacheFile, CacheOptions, KvQuantization, SlotSpec, State};

@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 
 use crate::config::Common;
 use crate::decoder::{LanguageModel, Span};
-use crate::ends::{Ends, Start};
+use crate::ends::{Ends, Frame};
 use crate::mixer::{IndexSpec, Left, Plan, Pooled, PooledSpec};
 use crate::mlp::{Pool, Router, Unit};
 use crate::norm::Norm;
 use crate::spec::{self, Decoder, Experts, Gate, Gated, Head, Mlp, Rope, RopeScaling, Scores, Shared};
-use crate::state::{CacheOptions, SlotSpec, State};
+use crate::state::{CacheOptions, State};
 use crate::streams::{Connection, Streams, read};
-use crate::weights::{Record, Scope, Weights};
+use crate::weights::{Scope, Weights};
 use crate::{Config, Error, ErrorKind, Result};
 
 #[derive(Clone, Deserialize)]
@@ -173,32 +173,33 @@ pub(super) fn load(
         layers.push(Block::load((layer, attention), &own, &body.at(index), spec.dim, &mut plan)?);
         progress(index + 1, spec.layers.len());
     }
-    let record = weights.finish()?;
-    Ok(Box::new(Model { ends, layers, streams: own.hc_mult, plan, record }))
+    let frame = Frame::new(ends, plan, weights)?;
+    Ok(Box::new(Model { frame, layers, streams: own.hc_mult }))
 }
 
 #[derive(Debug)]
 struct Model {
-    ends: Ends,
+    frame: Frame,
     layers: Vec<Block>,
     /// How many streams there are.
     streams: usize,
-    plan: Plan,
-    record: Record,
 }
 
 impl LanguageModel for Model {
+    fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
     fn state(&self, options: &CacheOptions) -> Result<State> {
         if options.max_tokens.is_some() {
             let message = "a bound on cached tokens is not supported for this model, whose layers choose what they see";
             return Err(Error::new(ErrorKind::InvalidOption, message));
         }
-        State::new(&self.plan.slots, options)
+        State::new(&self.frame.plan.slots, options)
     }
 
     fn forward(&self, spans: &mut [Span<'_>]) -> Tensor {
-        let start = Start::of(&self.plan, spans);
-        let x = self.ends.embed(&start);
+        let (start, x) = self.frame.begin(spans);
         let [rows, dim] = [x.shape()[0], x.shape()[1]];
         let mut streams = Tensor::concat(vec![x.reshape([rows, 1, dim]); self.streams], 1);
         // The first half reads the first stream.
@@ -209,35 +210,14 @@ impl LanguageModel for Model {
             let [attention, unit] = &layer.connections;
             let mixes = attention.mixes(&streams);
             let x = layer.norms[0].forward(&read(&streams, &shares));
-            let y = layer.attention.forward(&x, (&start.pass(), &self.plan.rotations), spans, &mut left);
+            let y = layer.attention.forward(&x, (&start.pass(), &self.frame.plan.rotations), spans, &mut left);
             streams = mixes.write(y, &streams);
             let next = unit.mixes(&streams);
             let y = layer.mixture(&layer.norms[1].forward(&read(&streams, &mixes.read)));
             streams = next.write(y, &streams);
             shares = next.read;
         }
-        spans.iter_mut().for_each(|span| span.state.advance(span.tokens.len()));
-        self.ends.norm(&read(&streams, &shares))
-    }
-
-    fn logits(&self, hidden: &Tensor) -> Tensor {
-        self.ends.logits(hidden)
-    }
-
-    fn spec(&self) -> &Decoder {
-        &self.ends.spec
-    }
-
-    fn record(&self) -> &Record {
-        &self.record
-    }
-
-    fn rows_as_alone(&self, offset: usize) -> usize {
-        self.ends.rows_as_alone(&self.plan, offset)
-    }
-
-    fn slots(&self) -> &[SlotSpec] {
-        &self.plan.slots
+        self.frame.end(&read(&streams, &shares), spans)
     }
 }
 

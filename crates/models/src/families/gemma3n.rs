@@ -8,15 +8,14 @@ use serde_json::Value;
 
 use crate::config::Common;
 use crate::decoder::{LanguageModel, Span};
-use crate::ends::{Ends, Start};
+use crate::ends::{Ends, Frame};
 use crate::linear::Linear;
 use crate::mixer::{Mixer, Pass, Plan};
 use crate::mlp::Mlp;
 use crate::norm::Norm;
 use crate::per_layer::{PerLayer, PerLayerGate, PerLayerInputs};
 use crate::spec::{self, Attention, Decoder, Gate, Gated, Layer, Residual};
-use crate::state::{CacheOptions, SlotSpec, State};
-use crate::weights::{Record, Scope, Weights};
+use crate::weights::{Scope, Weights};
 use crate::{Config, Error, Result};
 
 #[derive(Clone, Deserialize)]
@@ -96,19 +95,17 @@ pub(super) fn load(
         layers.push(Block::load(layer, &own, &body.at("layers").at(index), spec.dim, &mut plan)?);
         progress(index + 1, spec.layers.len());
     }
-    let record = weights.finish()?;
-    Ok(Box::new(Model { ends, per_layer, streams, layers, plan, record }))
+    let frame = Frame::new(ends, plan, weights)?;
+    Ok(Box::new(Model { frame, per_layer, streams, layers }))
 }
 
 #[derive(Debug)]
 struct Model {
-    ends: Ends,
+    frame: Frame,
     per_layer: PerLayerInputs,
     /// Into the further streams, and out of them.
     streams: [Vec<Linear>; 2],
     layers: Vec<Block>,
-    plan: Plan,
-    record: Record,
 }
 
 /// The root of each row's mean square, `[N, 1]`.
@@ -123,13 +120,12 @@ fn as_large(x: Tensor, like: &Tensor) -> Tensor {
 }
 
 impl LanguageModel for Model {
-    fn state(&self, options: &CacheOptions) -> Result<State> {
-        State::new(&self.plan.slots, options)
+    fn frame(&self) -> &Frame {
+        &self.frame
     }
 
     fn forward(&self, spans: &mut [Span<'_>]) -> Tensor {
-        let start = Start::of(&self.plan, spans);
-        let first = self.ends.embed(&start);
+        let (start, first) = self.frame.begin(spans);
         let inputs = self.per_layer.forward(&start.tokens, &first);
         let [into, out] = &self.streams;
         let mut streams: Vec<Tensor> = into.iter().map(|linear| as_large(linear.forward(&first), &first)).collect();
@@ -137,31 +133,10 @@ impl LanguageModel for Model {
         for (index, layer) in self.layers.iter().enumerate() {
             streams = layer.forward(streams, (&inputs, index), &start.pass(), spans);
         }
-        spans.iter_mut().for_each(|span| span.state.advance(span.tokens.len()));
         let first = streams[0].clone();
         let others = out.iter().zip(&streams[1..]).map(|(linear, x)| as_large(linear.forward(x), &first));
         let sum = others.fold(first.clone(), |sum, x| sum.add(&x));
-        self.ends.norm(&sum.scale(1.0 / streams.len() as f32))
-    }
-
-    fn logits(&self, hidden: &Tensor) -> Tensor {
-        self.ends.logits(hidden)
-    }
-
-    fn spec(&self) -> &Decoder {
-        &self.ends.spec
-    }
-
-    fn record(&self) -> &Record {
-        &self.record
-    }
-
-    fn rows_as_alone(&self, offset: usize) -> usize {
-        self.ends.rows_as_alone(&self.plan, offset)
-    }
-
-    fn slots(&self) -> &[SlotSpec] {
-        &self.plan.slots
+        self.frame.end(&sum.scale(1.0 / streams.len() as f32), spans)
     }
 }
 

@@ -7,15 +7,14 @@ use serde_json::{Value, json};
 
 use crate::config::Common;
 use crate::decoder::{LanguageModel, Span};
-use crate::ends::{Ends, Start};
+use crate::ends::{Ends, Frame};
 use crate::linear::Linear;
 use crate::mixer::{Mixer, Pass, Plan};
 use crate::mlp::{Pool, Unit};
 use crate::norm::Norm;
 use crate::per_layer::{PerLayer, PerLayerGate, PerLayerInputs};
 use crate::spec::{self, Attention, Decoder, Experts, Gated, Layer, Projection, Residual, Router, Shared};
-use crate::state::{CacheOptions, SlotSpec, State};
-use crate::weights::{Record, Scope, Weights};
+use crate::weights::{Scope, Weights};
 use crate::{Config, Error, Result};
 
 #[derive(Deserialize)]
@@ -140,27 +139,24 @@ pub(super) fn load(
         layers.push(Block::load(layer, size, &body.at("layers").at(index), spec.dim, &mut plan)?);
         progress(index + 1, spec.layers.len());
     }
-    let record = weights.finish()?;
-    Ok(Box::new(Model { ends, per_layer, layers, plan, record }))
+    let frame = Frame::new(ends, plan, weights)?;
+    Ok(Box::new(Model { frame, per_layer, layers }))
 }
 
 #[derive(Debug)]
 struct Model {
-    ends: Ends,
+    frame: Frame,
     per_layer: Option<PerLayerInputs>,
     layers: Vec<Block>,
-    plan: Plan,
-    record: Record,
 }
 
 impl LanguageModel for Model {
-    fn state(&self, options: &CacheOptions) -> Result<State> {
-        State::new(&self.plan.slots, options)
+    fn frame(&self) -> &Frame {
+        &self.frame
     }
 
     fn forward(&self, spans: &mut [Span<'_>]) -> Tensor {
-        let start = Start::of(&self.plan, spans);
-        let mut x = self.ends.embed(&start);
+        let (start, mut x) = self.frame.begin(spans);
         let inputs = self.per_layer.as_ref().map(|inputs| inputs.forward(&start.tokens, &x));
         for (index, layer) in self.layers.iter().enumerate() {
             x = layer.forward(x, &start.pass(), spans);
@@ -170,28 +166,7 @@ impl LanguageModel for Model {
             }
             x = x.mul(&layer.scalar);
         }
-        spans.iter_mut().for_each(|span| span.state.advance(span.tokens.len()));
-        self.ends.norm(&x)
-    }
-
-    fn logits(&self, hidden: &Tensor) -> Tensor {
-        self.ends.logits(hidden)
-    }
-
-    fn spec(&self) -> &Decoder {
-        &self.ends.spec
-    }
-
-    fn record(&self) -> &Record {
-        &self.record
-    }
-
-    fn rows_as_alone(&self, offset: usize) -> usize {
-        self.ends.rows_as_alone(&self.plan, offset)
-    }
-
-    fn slots(&self) -> &[SlotSpec] {
-        &self.plan.slots
+        self.frame.end(&x, spans)
     }
 }
 

@@ -4,13 +4,12 @@ use mlxengine_tensor::Tensor;
 use serde_json::{Value, json};
 
 use crate::decoder::{LanguageModel, Span};
-use crate::ends::{Ends, Start};
+use crate::ends::{Ends, Frame};
 use crate::mixer::{Looped, Plan};
 use crate::mlp::Mlp;
 use crate::norm::Norm;
 use crate::spec::{Decoder, Mixer};
-use crate::state::{CacheOptions, SlotSpec, State};
-use crate::weights::{Record, Weights};
+use crate::weights::Weights;
 use crate::{Config, Error, Result};
 
 pub(super) fn decoder(config: &Config) -> Result<Decoder> {
@@ -55,8 +54,8 @@ pub(super) fn load(
     }
     let window = window(config)?;
     layers.iter_mut().for_each(|layer: &mut Layer| layer.attention.keep(window, &mut plan));
-    let record = weights.finish()?;
-    Ok(Box::new(Model { ends, layers, plan, record }))
+    let frame = Frame::new(ends, plan, weights)?;
+    Ok(Box::new(Model { frame, layers }))
 }
 
 #[derive(Debug)]
@@ -68,47 +67,23 @@ struct Layer {
 
 #[derive(Debug)]
 struct Model {
-    ends: Ends,
+    frame: Frame,
     layers: Vec<Layer>,
-    plan: Plan,
-    record: Record,
 }
 
 impl LanguageModel for Model {
-    fn state(&self, options: &CacheOptions) -> Result<State> {
-        State::new(&self.plan.slots, options)
+    fn frame(&self) -> &Frame {
+        &self.frame
     }
 
     fn forward(&self, spans: &mut [Span<'_>]) -> Tensor {
-        let start = Start::of(&self.plan, spans);
-        let mut x = self.ends.embed(&start);
+        let (start, mut x) = self.frame.begin(spans);
         for attend in [Looped::first, Looped::second] {
             for layer in &self.layers {
                 x = x.clone().add(&attend(&layer.attention, &layer.norms[0].forward(&x), &start.pass(), spans));
                 x = x.clone().add(&layer.mlp.forward(&layer.norms[1].forward(&x)));
             }
         }
-        spans.iter_mut().for_each(|span| span.state.advance(span.tokens.len()));
-        self.ends.norm(&x)
-    }
-
-    fn logits(&self, hidden: &Tensor) -> Tensor {
-        self.ends.logits(hidden)
-    }
-
-    fn spec(&self) -> &Decoder {
-        &self.ends.spec
-    }
-
-    fn record(&self) -> &Record {
-        &self.record
-    }
-
-    fn rows_as_alone(&self, offset: usize) -> usize {
-        self.ends.rows_as_alone(&self.plan, offset)
-    }
-
-    fn slots(&self) -> &[SlotSpec] {
-        &self.plan.slots
+        self.frame.end(&x, spans)
     }
 }

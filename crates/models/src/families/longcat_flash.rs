@@ -8,14 +8,14 @@ use smallvec::smallvec;
 
 use crate::config::{Common, within};
 use crate::decoder::{LanguageModel, Span};
-use crate::ends::{Ends, Start};
+use crate::ends::{Ends, Frame};
 use crate::linear::{Embedding, Linear};
 use crate::mixer::{Mixer, Plan};
 use crate::mlp::{Pool, Router, Unit};
 use crate::norm::Norm;
 use crate::spec::{self, Decoder, Experts, Gated, Head, Latent, Layer, Mlp};
-use crate::state::{CacheOptions, SlotSpec, State};
-use crate::weights::{Record, Scope, Weights};
+use crate::state::SlotSpec;
+use crate::weights::{Scope, Weights};
 use crate::{Config, Error, Result};
 
 #[derive(Deserialize)]
@@ -125,27 +125,24 @@ pub(super) fn load(
         progress(index + 1, spec.layers.len() / 2);
     }
     body.ignore("mtp", "tokens are predicted one at a time");
-    let record = weights.finish()?;
-    Ok(Box::new(Model { ends, grams, layers, plan, record }))
+    let frame = Frame::new(ends, plan, weights)?;
+    Ok(Box::new(Model { frame, grams, layers }))
 }
 
 #[derive(Debug)]
 struct Model {
-    ends: Ends,
+    frame: Frame,
     grams: Option<Grams>,
     layers: Vec<Block>,
-    plan: Plan,
-    record: Record,
 }
 
 impl LanguageModel for Model {
-    fn state(&self, options: &CacheOptions) -> Result<State> {
-        State::new(&self.plan.slots, options)
+    fn frame(&self) -> &Frame {
+        &self.frame
     }
 
     fn forward(&self, spans: &mut [Span<'_>]) -> Tensor {
-        let start = Start::of(&self.plan, spans);
-        let mut x = self.ends.embed(&start);
+        let (start, mut x) = self.frame.begin(spans);
         if let Some(grams) = &self.grams {
             x = grams.forward(x, spans);
         }
@@ -159,28 +156,7 @@ impl LanguageModel for Model {
             }
             x = across.iter().fold(x, |x, y| x.add(y));
         }
-        spans.iter_mut().for_each(|span| span.state.advance(span.tokens.len()));
-        self.ends.norm(&x)
-    }
-
-    fn logits(&self, hidden: &Tensor) -> Tensor {
-        self.ends.logits(hidden)
-    }
-
-    fn spec(&self) -> &Decoder {
-        &self.ends.spec
-    }
-
-    fn record(&self) -> &Record {
-        &self.record
-    }
-
-    fn rows_as_alone(&self, offset: usize) -> usize {
-        self.ends.rows_as_alone(&self.plan, offset)
-    }
-
-    fn slots(&self) -> &[SlotSpec] {
-        &self.plan.slots
+        self.frame.end(&x, spans)
     }
 }
 

@@ -7,13 +7,12 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::decoder::{LanguageModel, Span};
-use crate::ends::{Ends, Start};
+use crate::ends::{Ends, Frame};
 use crate::mixer::{Mixer, Plan};
 use crate::mlp::Mlp;
 use crate::norm::Norm;
 use crate::spec::Decoder;
-use crate::state::{CacheOptions, SlotSpec, State};
-use crate::weights::{Record, Weights};
+use crate::weights::Weights;
 use crate::{Config, Error, Result};
 
 #[derive(Deserialize)]
@@ -73,10 +72,10 @@ pub(super) fn load(
             layers[index].mixers.push(Mixer::load(mixer, &body.at(index), spec.dim, &mut plan)?);
         }
     }
-    let mut record = weights.finish()?;
+    let mut frame = Frame::new(ends, plan, weights)?;
     let mut seen = HashSet::new();
-    record.taken.retain(|taken| seen.insert(taken.module.clone()));
-    Ok(Box::new(Model { ends, layers, loops, norms_between: !own.skip_loop_final_norm, plan, record }))
+    frame.record.taken.retain(|taken| seen.insert(taken.module.clone()));
+    Ok(Box::new(Model { frame, layers, loops, norms_between: !own.skip_loop_final_norm }))
 }
 
 #[derive(Debug)]
@@ -89,53 +88,29 @@ struct Layer {
 
 #[derive(Debug)]
 struct Model {
-    ends: Ends,
+    frame: Frame,
     layers: Vec<Layer>,
     loops: usize,
     /// Whether the last norm comes after each time.
     norms_between: bool,
-    plan: Plan,
-    record: Record,
 }
 
 impl LanguageModel for Model {
-    fn state(&self, options: &CacheOptions) -> Result<State> {
-        State::new(&self.plan.slots, options)
+    fn frame(&self) -> &Frame {
+        &self.frame
     }
 
     fn forward(&self, spans: &mut [Span<'_>]) -> Tensor {
-        let start = Start::of(&self.plan, spans);
-        let mut x = self.ends.embed(&start);
+        let (start, mut x) = self.frame.begin(spans);
         for time in 0..self.loops {
             for layer in &self.layers {
                 x = x.clone().add(&layer.mixers[time].forward(&layer.norms[0].forward(&x), &start.pass(), spans));
                 x = x.clone().add(&layer.mlp.forward(&layer.norms[1].forward(&x)));
             }
-            if self.norms_between || time + 1 == self.loops {
-                x = self.ends.norm(&x);
+            if self.norms_between && time + 1 < self.loops {
+                x = self.frame.ends.norm(&x);
             }
         }
-        spans.iter_mut().for_each(|span| span.state.advance(span.tokens.len()));
-        x
-    }
-
-    fn logits(&self, hidden: &Tensor) -> Tensor {
-        self.ends.logits(hidden)
-    }
-
-    fn spec(&self) -> &Decoder {
-        &self.ends.spec
-    }
-
-    fn record(&self) -> &Record {
-        &self.record
-    }
-
-    fn rows_as_alone(&self, offset: usize) -> usize {
-        self.ends.rows_as_alone(&self.plan, offset)
-    }
-
-    fn slots(&self) -> &[SlotSpec] {
-        &self.plan.slots
+        self.frame.end(&x, spans)
     }
 }
