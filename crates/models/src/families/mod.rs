@@ -93,6 +93,7 @@ mod phi3;
 mod phimoe;
 mod phixtral;
 mod plamo;
+mod plamo3;
 mod qwen;
 mod qwen2;
 mod qwen2_moe;
@@ -242,6 +243,7 @@ pub const FAMILIES: &[Family] = &[
     Family::new("phimoe", &["phimoe"], phimoe::decoder),
     Family::new("phixtral", &["phixtral", "phi-msft"], phixtral::decoder),
     Family::new("plamo", &["plamo"], plamo::decoder),
+    Family::new("plamo3", &["plamo3"], plamo3::decoder),
     Family::new("qwen", &["qwen"], qwen::decoder),
     Family::new("qwen2", &["qwen2"], qwen2::decoder),
     Family::new("qwen2_moe", &["qwen2_moe"], qwen2_moe::decoder),
