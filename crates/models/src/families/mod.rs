@@ -7,6 +7,7 @@ use crate::{Config, Error, Result};
 
 mod afmoe;
 mod apertus;
+mod baichuan_m1;
 mod bailing_hybrid;
 mod bailing_moe;
 mod bailing_moe_linear;
@@ -153,6 +154,7 @@ impl Family {
 pub const FAMILIES: &[Family] = &[
     Family::new("afmoe", &["afmoe"], afmoe::decoder),
     Family::new("apertus", &["apertus"], apertus::decoder),
+    Family::new("baichuan_m1", &["baichuan_m1"], baichuan_m1::decoder).of(baichuan_m1::load),
     Family::new("bailing_hybrid", &["bailing_hybrid"], bailing_hybrid::decoder),
     Family::new("bailing_moe", &["bailing_moe"], bailing_moe::decoder),
     Family::new("bailing_moe_linear", &["bailing_moe_linear"], bailing_moe_linear::decoder),

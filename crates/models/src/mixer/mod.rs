@@ -22,6 +22,7 @@ use crate::state::SlotSpec;
 use crate::weights::Scope;
 pub(crate) use attention::{Attention, Inputs};
 use block_sparse::BlockSparse;
+pub(crate) use conv::Conv;
 use delta::{GatedDelta, KeyedDelta};
 pub(crate) use indexer::best;
 use latent::Latent;
@@ -81,7 +82,7 @@ impl Plan {
 }
 
 /// Runs `work` on each span's rows of `parts`, and joins the results.
-fn each_span<const N: usize>(
+pub(crate) fn each_span<const N: usize>(
     spans: &mut [Span<'_>],
     parts: [Tensor; N],
     mut work: impl FnMut([Tensor; N], &mut Span<'_>) -> Tensor,
