@@ -116,7 +116,8 @@ impl Unit {
     }
 }
 
-fn gated(act: Gate, gate: Tensor, up: Tensor) -> Tensor {
+/// What a gate and what it gates make.
+pub(crate) fn gated(act: Gate, gate: Tensor, up: Tensor) -> Tensor {
     let bound = |x: Tensor, how, limit: f32| x.binary(how, &Tensor::from_f32(&[limit], [1]));
     let clip = |x, limit| bound(bound(x, Binary::Min, limit), Binary::Max, -limit);
     match act {

@@ -91,6 +91,7 @@ mod olmoe;
 mod openelm;
 mod phi;
 mod phi3;
+mod phi3small;
 mod phimoe;
 mod phixtral;
 mod plamo;
@@ -242,6 +243,7 @@ pub const FAMILIES: &[Family] = &[
     Family::new("openelm", &["openelm"], openelm::decoder),
     Family::new("phi", &["phi"], phi::decoder),
     Family::new("phi3", &["phi3"], phi3::decoder),
+    Family::new("phi3small", &["phi3small"], phi3small::decoder).of(phi3small::load),
     Family::new("phimoe", &["phimoe"], phimoe::decoder),
     Family::new("phixtral", &["phixtral", "phi-msft"], phixtral::decoder),
     Family::new("plamo", &["plamo"], plamo::decoder),
