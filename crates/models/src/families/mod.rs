@@ -113,6 +113,7 @@ mod spark2_5;
 mod stablelm;
 mod starcoder2;
 mod step3p5;
+mod talkie;
 mod telechat3;
 mod youtu_llm;
 
@@ -265,6 +266,7 @@ pub const FAMILIES: &[Family] = &[
     Family::new("stablelm", &["stablelm"], stablelm::decoder),
     Family::new("starcoder2", &["starcoder2"], starcoder2::decoder),
     Family::new("step3p5", &["step3p5"], step3p5::decoder),
+    Family::new("talkie", &["talkie"], talkie::decoder).of(talkie::load),
     Family::new("telechat3", &["telechat3"], telechat3::decoder),
     Family::new("youtu_llm", &["youtu_llm"], youtu_llm::decoder),
 ];
