@@ -255,4 +255,6 @@ CASES = {
     "small-states": bare("nemotron_h", convolutions, **SMALL, hybrid_override_pattern="M*-", attention_bias=False,
                          mamba_num_heads=4, mamba_head_dim=12, mamba_proj_bias=False, ssm_state_size=10, conv_kernel=4,
                          n_groups=2, mlp_bias=True, layer_norm_epsilon=1e-4, use_bias=False, use_conv_bias=True, head_dim=8),
+    "small-mixes": bare("baichuan_m1", sanitized=True, **SMALL, sliding_window=16, sliding_window_layers=[1],
+                        num_swa_attention_heads=2, num_swa_key_value_heads=1, conv_window=2),
 }

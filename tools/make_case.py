@@ -128,7 +128,7 @@ def ways(count):
     return {"full": [count], "decode": [1] * count, "chunk": chunks + [1]}
 
 
-def record(model, weights, prompts, rng, only):
+def record(model, weights, prompts, rng, only=None):
     """Golden arrays, and the error that an honest implementation may have."""
     golden, noise = {}, 0.0
     whole = (lambda ids: [1] * len(ids)) if only == "decode" else (lambda ids: [len(ids)])
@@ -213,9 +213,9 @@ def main():
         except Exception as error:  # One row that mlx-lm refuses does not stop the others.
             print(f"{name}: {type(error).__name__}: {error}")
     index = arguments.out / "index.json"
-    old = json.loads(index.read_text())["cases"] if index.exists() else []
-    kept = [case for case in old if case["id"] not in {new["id"] for new in cases}]
-    index.write_text(json.dumps({"cases": kept + cases}, indent=1))
+    old = json.loads(index.read_text()) if index.exists() else {"cases": []}
+    kept = [case for case in old["cases"] if case["id"] not in {new["id"] for new in cases}]
+    index.write_text(json.dumps({**old, "cases": kept + cases}, indent=1))
 
 
 if __name__ == "__main__":

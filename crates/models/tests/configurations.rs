@@ -63,6 +63,10 @@ fn what_is_not_supported_is_named() {
         ("qwen2_moe", "/decoder_sparse_step", json!(2), "decoder_sparse_step is 2"),
         ("llama4", "/text_config/num_experts_per_tok", json!(2), "num_experts_per_tok is 2"),
         ("minimax", "/scoring_func", json!("softmax"), "scoring_func is \"softmax\""),
+        ("bitnet", "/quantization_config/linear_class", json!("bitlinear"), "linear_class is not `autobitlinear`"),
+        ("baichuan_m1", "/conv_window", json!(3), "conv_window is 3"),
+        ("phi3small", "/rope_scaling", json!({"type": "su"}), "rope_scaling is {"),
+        ("plamo3", "/linear_type", json!("fp8"), "linear_type is \"fp8\""),
         ("nemotron-nas", "/block_configs/1/attention/replace_with_linear", json!(true), "`replace_with_linear`"),
     ] {
         let mut config = config(kind);

@@ -12,6 +12,7 @@ mod bailing_hybrid;
 mod bailing_moe;
 mod bailing_moe_linear;
 mod bailing_moe_v3;
+mod bitnet;
 mod cohere;
 mod cohere2;
 mod dbrx;
@@ -161,6 +162,7 @@ pub const FAMILIES: &[Family] = &[
     Family::new("bailing_moe", &["bailing_moe"], bailing_moe::decoder),
     Family::new("bailing_moe_linear", &["bailing_moe_linear"], bailing_moe_linear::decoder),
     Family::new("bailing_moe_v3", &["bailing_moe_v3"], bailing_moe_v3::decoder),
+    Family::new("bitnet", &["bitnet"], bitnet::decoder).of(bitnet::load),
     Family::new("cohere", &["cohere"], cohere::decoder),
     Family::new("cohere2", &["cohere2"], cohere2::decoder),
     Family::new("dbrx", &["dbrx"], dbrx::decoder),

@@ -278,3 +278,15 @@ impl Layer for Own {
         x.add(&self.down.forward(&gated(self.act, gate, up)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_without_a_token_never_come_out() {
+        let idle = |vocab| barred(vocab).f32s().iter().filter(|x| **x == f32::NEG_INFINITY).count();
+        assert_eq!([idle(512), idle(100_257), idle(100_352)], [0, 1, 91]);
+        assert!(barred(100_352).f32s()[..100_256].iter().all(|x| *x == 0.0));
+    }
+}

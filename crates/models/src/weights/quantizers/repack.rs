@@ -28,6 +28,18 @@ pub(super) fn awq_codes(words: &[u32]) -> Vec<f32> {
     words.iter().flat_map(|word| AWQ.map(|place| (word >> (4 * place) & 15) as f32)).collect()
 }
 
+/// Codes of two bits, four a byte, of rows that lie a quarter of all apart, as rows of words.
+pub(super) fn quarters(bytes: &[u8], rows: usize, columns: usize) -> Vec<u32> {
+    let mut words = Vec::with_capacity(rows * columns.div_ceil(16));
+    for shift in [0, 2, 4, 6] {
+        for row in bytes.chunks_exact(columns) {
+            let word = |codes: &[u8]| codes.iter().rev().fold(0, |word, byte| word << 2 | u32::from(byte >> shift & 3));
+            words.extend(row.chunks(16).map(word));
+        }
+    }
+    words
+}
+
 /// `[rows, columns]` as `[columns, rows]`.
 pub(super) fn turned<T: Copy + Default>(items: &[T], rows: usize, columns: usize) -> Vec<T> {
     let mut out = vec![T::default(); items.len()];
@@ -90,6 +102,20 @@ mod tests {
             assert_eq!(out[i % 37 * 19 + i / 37], *item);
         }
         assert!(turned::<u32>(&[], 0, 5).is_empty());
+    }
+
+    #[test]
+    fn quarters_come_apart() {
+        let (rows, columns) = (12, 19);
+        let packed: Vec<u8> = noise(rows / 4 * columns).iter().map(|word| (word >> 7) as u8).collect();
+        let words = quarters(&packed, rows, columns);
+        for (row, words) in words.chunks_exact(2).enumerate() {
+            for column in 0..columns {
+                let want = packed[row % 3 * columns + column] >> (2 * (row / 3)) & 3;
+                assert_eq!(code(words, 2, column), u32::from(want), "{row} {column}");
+            }
+        }
+        assert_eq!(words.len(), rows * 2);
     }
 
     #[test]
