@@ -54,9 +54,35 @@ pub(super) fn turned<T: Copy + Default>(items: &[T], rows: usize, columns: usize
     out
 }
 
+/// Rows of `inputs` codes, each row in `words` words that hold whole ones, as bit streams.
+pub(super) fn stream(packed: &[u32], bits: u32, [words, inputs]: [usize; 2]) -> Vec<u32> {
+    let (each, width) = (32 / bits as usize, (inputs * bits as usize).div_ceil(32));
+    let mut rows = Vec::with_capacity(packed.len() / words.max(1) * width);
+    for row in packed.chunks_exact(words.max(1)) {
+        let (mut held, mut count) = (0u64, 0);
+        for input in 0..inputs {
+            let code = self::bits(row, bits, input / each * 32 + input % each * bits as usize);
+            held |= u64::from(code) << count;
+            count += bits;
+            if count >= 32 {
+                rows.push(held as u32);
+                (held, count) = (held >> 32, count - 32);
+            }
+        }
+        if count > 0 {
+            rows.push(held as u32);
+        }
+    }
+    rows
+}
+
 /// Code `index` of a bit stream.
 pub(super) fn code(words: &[u32], bits: u32, index: usize) -> u32 {
-    let at = index * bits as usize;
+    self::bits(words, bits, index * bits as usize)
+}
+
+/// So many bits from bit `at` on.
+pub(super) fn bits(words: &[u32], bits: u32, at: usize) -> u32 {
     let (word, shift) = (at / 32, at % 32);
     let next = if shift + bits as usize > 32 { u64::from(words[word + 1]) << 32 } else { 0 };
     ((u64::from(words[word]) | next) >> shift) as u32 & ((1u64 << bits) - 1) as u32
@@ -95,16 +121,6 @@ mod tests {
     }
 
     #[test]
-    fn matrices_turn() {
-        let items = noise(19 * 37);
-        let out = turned(&items, 19, 37);
-        for (i, item) in items.iter().enumerate() {
-            assert_eq!(out[i % 37 * 19 + i / 37], *item);
-        }
-        assert!(turned::<u32>(&[], 0, 5).is_empty());
-    }
-
-    #[test]
     fn quarters_come_apart() {
         let (rows, columns) = (12, 19);
         let packed: Vec<u8> = noise(rows / 4 * columns).iter().map(|word| (word >> 7) as u8).collect();
@@ -116,6 +132,34 @@ mod tests {
             }
         }
         assert_eq!(words.len(), rows * 2);
+    }
+
+    #[test]
+    fn matrices_turn() {
+        let items = noise(19 * 37);
+        let out = turned(&items, 19, 37);
+        for (i, item) in items.iter().enumerate() {
+            assert_eq!(out[i % 37 * 19 + i / 37], *item);
+        }
+        assert!(turned::<u32>(&[], 0, 5).is_empty());
+    }
+
+    #[test]
+    fn whole_codes_become_a_stream() {
+        for (bits, inputs) in [(3, 32), (3, 21), (5, 64), (6, 37)] {
+            let (each, rows) = (32 / bits, 3);
+            let words = inputs.div_ceil(each);
+            let packed = noise(rows * words);
+            let streams = stream(&packed, bits as u32, [words, inputs]);
+            let width = (inputs * bits).div_ceil(32);
+            assert_eq!(streams.len(), rows * width);
+            for (row, stream) in streams.chunks_exact(width).enumerate() {
+                for input in 0..inputs {
+                    let want = packed[row * words + input / each] >> (input % each * bits) & ((1 << bits) - 1);
+                    assert_eq!(code(stream, bits as u32, input), want, "{bits} {row} {input}");
+                }
+            }
+        }
     }
 
     #[test]

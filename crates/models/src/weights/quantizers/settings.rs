@@ -98,13 +98,32 @@ impl Quantizer {
         let own = checkpoint.config.get("quantization_config").or_else(|| text.get("quantization_config")).cloned();
         let settings = match own {
             Some(settings) => settings,
-            // NVIDIA's tool writes a file of its own.
+            // NVIDIA's tool writes a file of its own, as the first versions of others did.
             None => match checkpoint.source.json("hf_quant_config.json")? {
                 Some(settings) => settings,
-                None => return Ok(None),
+                None => return Self::beside(checkpoint),
             },
         };
         Self::read(&settings).map(Some)
+    }
+
+    /// What a file of AutoGPTQ or AutoAWQ says that lies beside a configuration without a word of them, where weights are theirs.
+    fn beside(checkpoint: &Checkpoint) -> Result<Option<Self>> {
+        if !checkpoint.tensors.iter().any(|(name, _)| name.ends_with(".qweight")) {
+            return Ok(None);
+        }
+        for file in ["quantize_config.json", "quant_config.json"] {
+            let Some(settings) = checkpoint.source.json(file)? else { continue };
+            // The first versions name no method, but each has keys of its own.
+            let has = |key: &str| settings.get(key).is_some();
+            let quantizer = match settings.get("quant_method") {
+                None if has("w_bit") => awq(&settings),
+                None if has("desc_act") => gptq(&settings),
+                _ => Self::read(&settings),
+            };
+            return quantizer.map(Some).map_err(|e| Error::new(e.kind(), format!("{file}: {e}")));
+        }
+        Ok(None)
     }
 
     fn read(settings: &Value) -> Result<Self> {
