@@ -63,9 +63,7 @@ impl Attention {
                 w.linear("k_proj", [dim, keys], spec.qkv_bias)?,
                 w.linear("v_proj", [dim, values], spec.qkv_bias)?,
             ])),
-            Projection::Joined | Projection::UpFirst => {
-                Input::Each(Box::new(w.joined("qkv_proj", dim, sizes, spec.qkv_bias)?))
-            }
+            Projection::Joined => Input::Each(Box::new(w.joined("qkv_proj", dim, sizes, spec.qkv_bias)?)),
             Projection::Grouped => {
                 let all = queries + keys + values;
                 Input::Grouped(Box::new(w.linear("qkv_proj", [dim, all], spec.qkv_bias)?))
@@ -82,9 +80,7 @@ impl Attention {
             None => None,
         };
         let gate = match spec.gate {
-            Some(HeadGate::Head | HeadGate::HeadSoftplus) => {
-                Some(w.linear("g_proj", [dim, heads], w.at("g_proj").has("bias"))?)
-            }
+            Some(HeadGate::Head(_)) => Some(w.linear("g_proj", [dim, heads], w.at("g_proj").has("bias"))?),
             Some(HeadGate::Each) => Some(w.linear("gate_proj", [dim, heads * spec.value_dim], false)?),
             Some(HeadGate::Query) | None => None,
         };
@@ -137,9 +133,8 @@ impl Attention {
         let y = Tensor::concat(attended, 0);
         let Some(gate) = gate else { return y };
         let each = gate.shape().elements() / (rows * self.spec.heads);
-        let softplus = self.spec.gate == Some(HeadGate::HeadSoftplus);
-        let share = if softplus { Unary::Softplus } else { Unary::Sigmoid };
-        y.mul(&gate.reshape([rows, self.spec.heads, each]).unary(share))
+        let function = self.spec.gate.map_or(Unary::Sigmoid, HeadGate::function);
+        y.mul(&gate.reshape([rows, self.spec.heads, each]).unary(function))
     }
 
     /// What the heads' results `[N, heads, value_dim]` add to the residual stream.

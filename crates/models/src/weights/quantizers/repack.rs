@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn whole_codes_become_a_stream() {
-        for (bits, inputs) in [(3, 32), (3, 21), (5, 64), (6, 37)] {
+        for (bits, inputs) in [(3_usize, 32_usize), (3, 21), (5, 64), (6, 37)] {
             let (each, rows) = (32 / bits, 3);
             let words = inputs.div_ceil(each);
             let packed = noise(rows * words);
