@@ -106,6 +106,8 @@ class Ours:
             for line in output([*self.command, "-t", str(threads), *tests], threads):
                 rates[line["metric"]] = max(line["samples"])
                 self.facts = line
+                if line["int8_gop_s"] is not None:
+                    rates["int8"] = line["int8_gop_s"]
                 if line["memory_fraction"] is not None:
                     rates[line["metric"], "memory"] = line["memory_fraction"] * max(line["samples"]) / line["tok_s"]
         return rates
@@ -228,7 +230,7 @@ def table(engines, rates, amx):
     yield "| threads | test | ours, tok/s | of the memory's speed |" + "".join(f" {p}, tok/s | ours to it |" for p in peers)
     yield "|---:|---|---:|---:|" + "---:|---:|" * len(peers)
     for (threads, test), by in rates.items():
-        if not isinstance(test, str) or "ours" not in by:
+        if not isinstance(test, str) or test == "int8" or "ours" not in by:
             continue
         memory = rates.get((threads, (test, "memory")), {}).get("ours")
         wish = WANTED_OF_MEMORY if "@" not in test and "b" not in test else None
@@ -249,6 +251,10 @@ def own_ratios(o, rates):
             yield f"- {words}, {threads} thread(s): {with_wish(ratio(over, under), wish)}"
 
     for threads in o.threads:
+        integers = rates.get((threads, "int8"), {}).get("ours")
+        if integers:
+            low, high = min(integers.values()), max(integers.values())
+            yield f"- 8-bit integers, {threads} thread(s): {low:.0f} to {high:.0f} GOP/s, by round"
         short, long = min(o.prompts), max(o.prompts)
         words = f"prompt of {long} to one of {short}"
         yield from compare(threads, test_name(long), test_name(short), words, WANTED_LONG_PROMPT)

@@ -12,6 +12,8 @@ use crate::{arch::portable::E4M3, codec::e8m0, weights::Float};
 pub(crate) const LANES: usize = 16;
 /// Bytes of a vector.
 pub(crate) const BYTES: usize = 64;
+/// Parts of a vector that are sixteen bytes, or four lanes.
+pub(crate) const QUARTERS: usize = 4;
 
 /// Instructions for integer dot products.
 ///
@@ -26,11 +28,9 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     type Ints: Copy;
     /// Sixteen floats.
     type Floats: Copy;
-    /// Sixteen floats whose parts [`Dots::spread`] takes.
-    type Parts: Copy;
     /// Printable name of the instruction set.
     const NAME: &'static str;
-    /// Most input rows that share an unpacked vector of weights: their sums have to stay in registers. 1 or 4.
+    /// Most input rows that share an unpacked vector of weights: their sums have to stay in registers. 1, 4 or 8.
     const MOST_ROWS: usize;
     /// Input rows, and vectors of columns, of a register tile: their sums have to stay in registers. 1, 4 or 8, and 1 or 2.
     const TILE_ROWS: usize;
@@ -60,6 +60,13 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is readable for four bytes.
     unsafe fn quad(self, p: *const i8) -> Self::Bytes;
+    /// The same sixteen bytes in every quarter.
+    ///
+    /// # Safety
+    /// `p` is readable for sixteen bytes.
+    unsafe fn sixteen(self, p: *const i8) -> Self::Bytes;
+    /// Quarter `r` of result `q` is quarter `q` of row `r`.
+    fn quarters(self, rows: [Self::Bytes; QUARTERS]) -> [Self::Bytes; QUARTERS];
     /// Writes 64 bytes.
     ///
     /// # Safety
@@ -115,20 +122,19 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
     /// The floats' bytes.
     fn bits(self, a: Self::Floats) -> Self::Bytes;
+    /// The floats of such bytes.
+    fn of_bits(self, bytes: Self::Bytes) -> Self::Floats;
     /// Integers as floats, rounded to nearest.
     fn convert(self, a: Self::Ints) -> Self::Floats;
-    /// Prepares [`Dots::spread`].
-    fn parts(self, v: Self::Floats) -> Self::Parts;
-    /// Lane `l` of the result is `v[first + l / EACH]`, for an `EACH` of 2, 4, 8 or 16 and a `first` that is a multiple of
-    /// `16 / EACH`.
-    fn spread<const EACH: usize>(self, v: &Self::Parts, first: usize) -> Self::Floats;
-    /// Adds the lanes: first those 8 apart, then 4, 2 and 1.
-    fn sum(self, a: Self::Floats) -> f32;
-    /// [`Dots::sum`] of each of four, the same bits.
-    #[inline(always)]
-    fn sum4(self, [a, b, c, d]: [Self::Floats; 4]) -> [f32; 4] {
-        [self.sum(a), self.sum(b), self.sum(c), self.sum(d)]
-    }
+    /// The same four floats in every quarter.
+    ///
+    /// # Safety
+    /// `p` is readable for four floats.
+    unsafe fn four(self, p: *const f32) -> Self::Floats;
+    /// Lane `l` of each quarter is its lane `first + l / EACH`, for an `EACH` of 2 or 4 and a `first` for which there is one.
+    fn within<const EACH: usize>(self, v: Self::Floats, first: usize) -> Self::Floats;
+    /// The sum of each quarter's lanes: first those 2 apart.
+    fn quarter_sums(self, a: Self::Floats) -> [f32; QUARTERS];
     /// Asks for the cache line at `p`, which need not be readable.
     fn prefetch(self, p: *const u8);
     /// Runs `op` as compiled for the instructions.
@@ -164,7 +170,6 @@ impl Dots for Stand {
     type Bytes = [u8; BYTES];
     type Ints = [i32; LANES];
     type Floats = [f32; LANES];
-    type Parts = [f32; LANES];
     const NAME: &'static str = "portable";
     const MOST_ROWS: usize = 1;
     const TILE_ROWS: usize = 1;
@@ -208,6 +213,16 @@ impl Dots for Stand {
         // SAFETY: the caller vouches for four bytes.
         let four = unsafe { p.cast::<[u8; 4]>().read() };
         std::array::from_fn(|i| four[i % 4])
+    }
+    #[inline(never)]
+    unsafe fn sixteen(self, p: *const i8) -> [u8; BYTES] {
+        // SAFETY: the caller vouches for sixteen bytes.
+        let sixteen = unsafe { p.cast::<[u8; 16]>().read() };
+        std::array::from_fn(|i| sixteen[i % 16])
+    }
+    #[inline(never)]
+    fn quarters(self, rows: [[u8; BYTES]; QUARTERS]) -> [[u8; BYTES]; QUARTERS] {
+        std::array::from_fn(|q| std::array::from_fn(|i| rows[i / 16][16 * q + i % 16]))
     }
     #[inline(never)]
     unsafe fn store(self, p: *mut u8, bytes: [u8; BYTES]) {
@@ -273,22 +288,28 @@ impl Dots for Stand {
         bytes
     }
     #[inline(never)]
+    fn of_bits(self, bytes: [u8; BYTES]) -> [f32; LANES] {
+        std::array::from_fn(|l| {
+            f32::from_ne_bytes([bytes[4 * l], bytes[4 * l + 1], bytes[4 * l + 2], bytes[4 * l + 3]])
+        })
+    }
+    #[inline(never)]
     fn convert(self, a: [i32; LANES]) -> [f32; LANES] {
         a.map(|a| a as f32)
     }
-    #[inline(always)]
-    fn parts(self, v: [f32; LANES]) -> [f32; LANES] {
-        v
+    #[inline(never)]
+    unsafe fn four(self, p: *const f32) -> [f32; LANES] {
+        // SAFETY: the caller vouches for four floats.
+        let four = unsafe { p.cast::<[f32; 4]>().read_unaligned() };
+        std::array::from_fn(|l| four[l % 4])
     }
     #[inline(never)]
-    fn spread<const EACH: usize>(self, v: &[f32; LANES], first: usize) -> [f32; LANES] {
-        std::array::from_fn(|l| v[first + l / EACH])
+    fn within<const EACH: usize>(self, v: [f32; LANES], first: usize) -> [f32; LANES] {
+        std::array::from_fn(|l| v[l / 4 * 4 + first + l % 4 / EACH])
     }
-    #[inline(always)]
-    fn sum(self, a: [f32; LANES]) -> f32 {
-        let eight: [f32; 8] = std::array::from_fn(|i| a[i] + a[i + 8]);
-        let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
-        (four[0] + four[2]) + (four[1] + four[3])
+    #[inline(never)]
+    fn quarter_sums(self, a: [f32; LANES]) -> [f32; QUARTERS] {
+        std::array::from_fn(|q| (a[4 * q] + a[4 * q + 2]) + (a[4 * q + 1] + a[4 * q + 3]))
     }
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}

@@ -33,7 +33,7 @@ pub fn run(arguments: &BenchArguments, app: &App) -> Result<()> {
     let (mut limits, mut largest) = (Vec::new(), None::<Measured>);
     for &threads in counts {
         device::limit_threads(threads)?;
-        let limit = Limit { threads, speed: device::memory_speed() };
+        let limit = Limit { threads, speed: device::memory_speed(), integers: device::integer_speed() };
         for test in &tests {
             let mut bar = app.printer.bar(test.to_string(), "tokens");
             let mut progress = |done, all| bar.update(done, all);
@@ -74,10 +74,13 @@ fn tests(arguments: &BenchArguments) -> Result<Vec<Test>> {
     Ok(tests)
 }
 
-/// How fast so many threads read memory, in bytes a second.
+/// What so many threads can do.
 struct Limit {
     threads: usize,
+    /// Bytes of memory that they read in a second.
     speed: f64,
+    /// See [`device::integer_speed`].
+    integers: Option<f64>,
 }
 
 /// Where results go.
@@ -168,6 +171,7 @@ impl Report<'_> {
             "sequences": test.sequences,
             "read_gb_s": read.map(|read| rounded(read / 1e9)),
             "memory_gb_s": rounded(limit.speed / 1e9),
+            "int8_gop_s": limit.integers.map(|speed| rounded(speed / 1e9)),
             "memory_fraction": read.map(|read| rounded(read / limit.speed)),
             "load_ms": milliseconds(self.load),
             "first_token_ms": milliseconds(self.first_token),
@@ -185,11 +189,17 @@ impl Report<'_> {
         }
         let print = |line: String| self.app.printer.line(&line);
         let formats: Vec<String> = self.model.storage().into_iter().map(|share| share.format).collect();
-        let limits: Vec<String> =
-            limits.iter().map(|l| format!("{}/s on {}", human(l.speed as u64), threads(l.threads))).collect();
+        let of = |speed: &dyn Fn(&Limit) -> Option<String>| -> Vec<String> {
+            limits.iter().filter_map(|l| Some(format!("{} on {}", speed(l)?, threads(l.threads)))).collect()
+        };
+        let memory = of(&|limit| Some(format!("{}/s", human(limit.speed as u64))));
+        let integers = of(&|limit| Some(format!("{:.0} GOP/s", limit.integers? / 1e9)));
         print(String::new())?;
         print(format!("weights: {}; instruction set: {}", formats.join(", "), device::current().instruction_set))?;
-        print(format!("memory reads at {}", limits.join(", ")))?;
+        print(format!("memory reads at {}", memory.join(", ")))?;
+        if !integers.is_empty() {
+            print(format!("8-bit integers are multiplied at {}", integers.join(", ")))?;
+        }
         let (load, first) = (milliseconds(self.load), milliseconds(self.first_token));
         print(format!("loaded in {load} ms; first token {first} ms after the program's start"))?;
         let Some((measured, peak)) = largest.and_then(|m| Some((m, m.peak_memory?))) else { return Ok(()) };

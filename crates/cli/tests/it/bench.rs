@@ -25,6 +25,7 @@ fn every_combination_is_a_line() {
         assert!(object["tok_s"].as_f64().unwrap() > 0.0 && object["memory_gb_s"].as_f64().unwrap() > 0.0, "{object}");
         assert_eq!(object["samples"].as_array().unwrap().len(), 2);
         assert_eq!(object["read_gb_s"].is_f64(), object["prompt"] == 0, "{object}");
+        assert!(object["int8_gop_s"].is_null() || object["int8_gop_s"].as_f64().unwrap() > 0.0, "{object}");
         assert!(object["load_ms"].is_f64() && object["first_token_ms"].is_f64());
         assert_eq!((&object["precision"], &object["weight_bytes"]), (&"fast".into(), &3_612_672.into()));
     }

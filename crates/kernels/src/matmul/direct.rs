@@ -15,6 +15,11 @@ pub(super) const MOST_ROWS: usize = 8;
 const PASS_ROWS: usize = 4;
 /// Weight rows of a pass if there are several: the later passes find them in the nearest cache.
 const PASS_COLUMNS: usize = 8;
+/// How far ahead of those in use the next weights of a stream are asked for, in bytes: rows are short streams to the
+/// processor's own prefetching.
+const AHEAD: usize = 2048;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Computes a tile of at most [`MOST_ROWS`] rows.
 pub(super) fn run(isa: Isa, job: &Job<'_>, tile: Tile) {
@@ -72,15 +77,18 @@ impl<C: Codec, const M: usize> Direct<'_, C, M> {
         assert!(base + tile.end <= job.view.rows);
         let rows: [_; M] = std::array::from_fn(|i| job.rows(tile.unit, i));
         let x = rows.map(|(x, _)| x);
-        for col in (tile.start..tile.end).step_by(R) {
+        // Each of `R` streams through memory has its own part of the columns.
+        let stream = (tile.end - tile.start).div_ceil(R);
+        for step in 0..stream {
+            let cols: [usize; R] = std::array::from_fn(|r| tile.start + r * stream + step);
             // Beyond the end the last row is computed again and dropped.
-            let w: [usize; R] = std::array::from_fn(|r| base + (col + r).min(tile.end - 1));
+            let w = cols.map(|col| base + col.min(tile.end - 1));
             // SAFETY: the inputs are whole rows of `x`; the weight rows lie in the matrix.
             let sums = unsafe { dots::<C, S, R, M>(s, &job.view, &x, &w) };
-            for (r, sums) in sums.iter().enumerate().take(tile.end - col) {
+            for (&col, sums) in cols.iter().zip(&sums).filter(|(col, _)| **col < tile.end) {
                 for (i, &sum) in sums.iter().enumerate() {
                     // SAFETY: this task alone has the tile.
-                    unsafe { job.write(tile.unit, rows[i].1, col + r, sum) };
+                    unsafe { job.write(tile.unit, rows[i].1, col, sum) };
                 }
             }
         }
@@ -101,18 +109,17 @@ unsafe fn dots<C: Codec, S: Simd, const R: usize, const M: usize>(
     let mut acc = [[s.splat(0.0); M]; R];
     let codes = w.map(|row| view.row(row));
     if C::GROUPED {
-        // Rows are short streams to the processor's own prefetching, so each group asks for its place in the next `R` rows.
-        let (group_bytes, ahead) = (view.group * C::BITS as usize / 8, R * view.row_bytes);
+        let group_bytes = view.group * C::BITS as usize / 8;
         let mut scales = [const { Scales { scale: [0.0; SCALES], bias: [0.0; SCALES] } }; R];
         for first in (0..view.groups).step_by(SCALES) {
             let end = view.groups.min(first + SCALES);
             for r in 0..R {
                 view.scales(s, w[r], first..end, &mut scales[r]);
-                view.prefetch_scales(s, w[r] + R, first..end);
+                view.prefetch_scales(s, w[r] + 1, first..end);
             }
             for g in first..end {
                 for codes in &codes {
-                    s.prefetch(codes.wrapping_add(g * group_bytes + ahead));
+                    s.prefetch(codes.wrapping_add(g * group_bytes + AHEAD));
                 }
                 let mut groups = [C::group(s, scales[0].scale[g - first], scales[0].bias[g - first]); R];
                 for r in 1..R {
@@ -123,10 +130,18 @@ unsafe fn dots<C: Codec, S: Simd, const R: usize, const M: usize>(
             }
         }
     } else {
-        let whole = view.cols / S::LANES * S::LANES;
+        let (whole, line) = (view.cols / S::LANES * S::LANES, LINE * 8 / C::BITS as usize);
+        let lines = view.cols / line * line;
+        let groups = [C::group(s, 1.0, 0.0); R];
         // SAFETY: the columns lie in the row; the last load takes what is left of it.
         unsafe {
-            span::<C, S, R, M>(s, &codes, x, (0, whole), &[C::group(s, 1.0, 0.0); R], &mut acc);
+            for k in (0..lines).step_by(line) {
+                for codes in &codes {
+                    s.prefetch(codes.wrapping_add(k * C::BITS as usize / 8 + AHEAD));
+                }
+                span::<C, S, R, M>(s, &codes, x, (k, k + line), &groups, &mut acc);
+            }
+            span::<C, S, R, M>(s, &codes, x, (lines, whole), &groups, &mut acc);
             if whole < view.cols {
                 for r in 0..R {
                     let weights = C::load_part(s, codes[r].add(whole * C::BITS as usize / 8), view.cols - whole);

@@ -93,3 +93,9 @@ pub fn limit_threads(threads: usize) -> Result<()> {
 pub fn memory_speed() -> f64 {
     limits::memory(Cpu::global(), &limits::filled_memory(), 6)
 }
+
+/// Operations a second on 8-bit integers of the threads together, in registers alone: what limits a prompt. Threads whose cores
+/// are two names of one reach together what one of them does. `None` where the instruction set multiplies no such integers.
+pub fn integer_speed() -> Option<f64> {
+    limits::Unit::Integers.peak(Cpu::global(), 3)
+}

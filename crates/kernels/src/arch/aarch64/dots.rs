@@ -215,18 +215,21 @@ unsafe fn scales(s: Neon, kind: ScaleType, p: *const u8, n: usize, left: usize) 
     })
 }
 
-/// See [`Dots::spread`].
-#[inline(always)]
-fn spread<const EACH: usize>(v: &[f32; 16], first: usize) -> Floats {
-    assert!(first + 16 / EACH <= 16);
-    let p = v[first..].as_ptr();
-    if EACH > 2 {
-        return four!(i => vld1q_dup_f32(p.add(4 * i / EACH)));
+/// The bytes of [`Dots::within`] in a register, from each first lane.
+const fn within_bytes(each: usize) -> [[u8; 16]; 4] {
+    let mut bytes = [[0; 16]; 4];
+    let mut i = 0;
+    while i < 64 {
+        bytes[i / 16][i % 16] = (4 * ((i / 16 + i % 16 / 4 / each) % 4) + i % 4) as u8;
+        i += 1;
     }
-    op!({
-        let (low, high) = (vld1q_f32(p), vld1q_f32(p.add(4)));
-        [vzip1q_f32(low, low), vzip2q_f32(low, low), vzip1q_f32(high, high), vzip2q_f32(high, high)]
-    })
+    bytes
+}
+
+/// See [`Dots::quarter_sums`]: of one register.
+#[inline(always)]
+fn quarter_sum(a: float32x4_t) -> f32 {
+    op!(vpadds_f32(vadd_f32(vget_low_f32(a), vget_high_f32(a))))
 }
 
 /// A dot product with the name of its feature. The intrinsics are not stable, so it is written out.
@@ -295,7 +298,6 @@ macro_rules! dots {
             type Bytes = Bytes;
             type Ints = Ints;
             type Floats = Floats;
-            type Parts = [f32; 16];
             const NAME: &'static str = $name;
             const MOST_ROWS: usize = 1;
             const TILE_ROWS: usize = 4;
@@ -335,6 +337,20 @@ macro_rules! dots {
             #[inline(always)]
             unsafe fn quad(self, p: *const i8) -> Bytes {
                 mem!([vreinterpretq_u8_u32(vdupq_n_u32(p.cast::<u32>().read_unaligned())); 4])
+            }
+            #[inline(always)]
+            unsafe fn sixteen(self, p: *const i8) -> Bytes {
+                mem!([vld1q_u8(p.cast()); 4])
+            }
+            #[inline(always)]
+            fn quarters(self, rows: [Bytes; 4]) -> [Bytes; 4] {
+                let mut out = rows;
+                for (q, out) in out.iter_mut().enumerate() {
+                    for (r, row) in rows.iter().enumerate() {
+                        out[r] = row[q];
+                    }
+                }
+                out
             }
             #[inline(always)]
             unsafe fn store(self, p: *mut u8, bytes: Bytes) {
@@ -393,19 +409,21 @@ macro_rules! dots {
                 four!(i => vcvtq_f32_s32(a[i]))
             }
             #[inline(always)]
-            fn parts(self, v: Floats) -> [f32; 16] {
-                let mut parts = [0.0f32; 16];
-                // SAFETY: there are sixteen.
-                unsafe { self.store_floats(parts.as_mut_ptr(), v) };
-                parts
+            fn of_bits(self, bytes: Bytes) -> Floats {
+                four!(i => vreinterpretq_f32_u8(bytes[i]))
             }
             #[inline(always)]
-            fn spread<const EACH: usize>(self, v: &[f32; 16], first: usize) -> Floats {
-                spread::<EACH>(v, first)
+            unsafe fn four(self, p: *const f32) -> Floats {
+                mem!([vld1q_f32(p); 4])
             }
             #[inline(always)]
-            fn sum(self, a: Floats) -> f32 {
-                Simd::sum(Neon::from(self), op!((vaddq_f32(a[0], a[2]), vaddq_f32(a[1], a[3]))))
+            fn within<const EACH: usize>(self, v: Floats, first: usize) -> Floats {
+                let bytes = &const { within_bytes(EACH) }[first];
+                four!(i => vreinterpretq_f32_u8(vqtbl1q_u8(vreinterpretq_u8_f32(v[i]), vld1q_u8(bytes.as_ptr()))))
+            }
+            #[inline(always)]
+            fn quarter_sums(self, a: Floats) -> [f32; 4] {
+                [quarter_sum(a[0]), quarter_sum(a[1]), quarter_sum(a[2]), quarter_sum(a[3])]
             }
             #[inline(always)]
             fn prefetch(self, p: *const u8) {

@@ -196,28 +196,38 @@ fn field<const SHIFT: u32>(bytes: __m256i, mask: u8) -> __m256i {
     })
 }
 
-/// See [`Dots::spread`]; eight lanes of either half.
+/// The lanes of [`Dots::within`] in both quarters of a register, from each first one.
+const fn within_lanes(each: usize) -> [[i32; 8]; 4] {
+    let mut lanes = [[0; 8]; 4];
+    let mut i = 0;
+    while i < 32 {
+        lanes[i / 8][i % 8] = ((i / 8 + i % 4 / each) % 4) as i32;
+        i += 1;
+    }
+    lanes
+}
+
+/// See [`Dots::quarters`].
 #[inline(always)]
-fn spread<const EACH: usize>(v: &[f32; 16], first: usize) -> [__m256; 2] {
-    assert!(first + 16 / EACH <= 16);
+fn quarters([a, b, c, d]: [Pair; 4]) -> [Pair; 4] {
     op!({
-        let p = v.as_ptr().add(first);
-        match EACH {
-            16 => [_mm256_set1_ps(*p); 2],
-            8 => [_mm256_set1_ps(*p), _mm256_set1_ps(*p.add(1))],
-            4 => {
-                let four = _mm256_castsi256_ps(twice(p.cast()));
-                let low = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
-                let high = _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3);
-                [_mm256_permutevar_ps(four, low), _mm256_permutevar_ps(four, high)]
-            }
-            _ => {
-                let eight = _mm256_loadu_ps(p);
-                let low = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
-                let high = _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7);
-                [_mm256_permutevar8x32_ps(eight, low), _mm256_permutevar8x32_ps(eight, high)]
-            }
+        let mut out = [a; 4];
+        for i in 0..2 {
+            out[2 * i] = [_mm256_permute2x128_si256::<0x20>(a[i], b[i]), _mm256_permute2x128_si256::<0x20>(c[i], d[i])];
+            out[2 * i + 1] =
+                [_mm256_permute2x128_si256::<0x31>(a[i], b[i]), _mm256_permute2x128_si256::<0x31>(c[i], d[i])];
         }
+        out
+    })
+}
+
+/// See [`Dots::quarter_sums`]: of the two quarters of a register.
+#[inline(always)]
+fn quarter_sums(a: __m256) -> [f32; 2] {
+    op!({
+        let pairs = _mm256_add_ps(a, _mm256_permute_ps::<0x4e>(a));
+        let all = _mm256_add_ps(pairs, _mm256_permute_ps::<0xb1>(pairs));
+        [_mm256_cvtss_f32(all), _mm_cvtss_f32(_mm256_extractf128_ps::<1>(all))]
     })
 }
 
@@ -228,7 +238,6 @@ macro_rules! dots {
             type Bytes = Pair;
             type Ints = Pair;
             type Floats = [__m256; 2];
-            type Parts = [f32; 16];
             const NAME: &'static str = $name;
             const MOST_ROWS: usize = 4;
             const TILE_ROWS: usize = 4;
@@ -265,6 +274,14 @@ macro_rules! dots {
             #[inline(always)]
             unsafe fn quad(self, p: *const i8) -> Pair {
                 mem!([_mm256_set1_epi32(p.cast::<i32>().read_unaligned()); 2])
+            }
+            #[inline(always)]
+            unsafe fn sixteen(self, p: *const i8) -> Pair {
+                mem!([twice(p.cast()); 2])
+            }
+            #[inline(always)]
+            fn quarters(self, rows: [Pair; 4]) -> [Pair; 4] {
+                quarters(rows)
             }
             #[inline(always)]
             unsafe fn store(self, p: *mut u8, bytes: Pair) {
@@ -328,27 +345,25 @@ macro_rules! dots {
                 op!([_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])])
             }
             #[inline(always)]
-            fn parts(self, v: [__m256; 2]) -> [f32; 16] {
-                let mut parts = [0.0f32; 16];
+            fn of_bits(self, bytes: Pair) -> [__m256; 2] {
+                op!([_mm256_castsi256_ps(bytes[0]), _mm256_castsi256_ps(bytes[1])])
+            }
+            #[inline(always)]
+            unsafe fn four(self, p: *const f32) -> [__m256; 2] {
+                mem!([_mm256_castsi256_ps(twice(p.cast())); 2])
+            }
+            #[inline(always)]
+            fn within<const EACH: usize>(self, v: [__m256; 2], first: usize) -> [__m256; 2] {
+                let lanes = &const { within_lanes(EACH) }[first];
                 op!({
-                    _mm256_storeu_ps(parts.as_mut_ptr(), v[0]);
-                    _mm256_storeu_ps(parts.as_mut_ptr().add(8), v[1]);
-                });
-                parts
+                    let lanes = _mm256_loadu_si256(lanes.as_ptr().cast());
+                    [_mm256_permutevar_ps(v[0], lanes), _mm256_permutevar_ps(v[1], lanes)]
+                })
             }
             #[inline(always)]
-            fn spread<const EACH: usize>(self, v: &[f32; 16], first: usize) -> [__m256; 2] {
-                spread::<EACH>(v, first)
-            }
-            #[inline(always)]
-            fn sum(self, a: [__m256; 2]) -> f32 {
-                Simd::sum(self.avx2(), op!(_mm256_add_ps(a[0], a[1])))
-            }
-            #[inline(always)]
-            fn sum4(self, [a, b, c, d]: [[__m256; 2]; 4]) -> [f32; 4] {
-                let ab = op!([_mm256_add_ps(a[0], a[1]), _mm256_add_ps(b[0], b[1])]);
-                let cd = op!([_mm256_add_ps(c[0], c[1]), _mm256_add_ps(d[0], d[1])]);
-                Simd::sum4(self.avx2(), [ab[0], ab[1], cd[0], cd[1]])
+            fn quarter_sums(self, a: [__m256; 2]) -> [f32; 4] {
+                let ([a, b], [c, d]) = (quarter_sums(a[0]), quarter_sums(a[1]));
+                [a, b, c, d]
             }
             #[inline(always)]
             fn prefetch(self, p: *const u8) {

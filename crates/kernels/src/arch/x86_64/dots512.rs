@@ -77,13 +77,13 @@ impl<const BITS: u32> Spread<BITS> {
     };
 }
 
-/// The lanes of [`Dots::spread`] from 0.
-const fn spread_lanes(each: usize) -> [i32; 16] {
-    let mut lanes = [0; 16];
-    let mut l = 0;
-    while l < 16 {
-        lanes[l] = (l / each) as i32;
-        l += 1;
+/// The lanes of [`Dots::within`] in each quarter, from each first one.
+const fn within_lanes(each: usize) -> [[i32; 16]; 4] {
+    let mut lanes = [[0; 16]; 4];
+    let mut i = 0;
+    while i < 64 {
+        lanes[i / 16][i % 16] = ((i / 16 + i % 4 / each) % 4) as i32;
+        i += 1;
     }
     lanes
 }
@@ -121,9 +121,8 @@ impl Dots for Avx512Vnni {
     type Bytes = __m512i;
     type Ints = __m512i;
     type Floats = __m512;
-    type Parts = [f32; 16];
     const NAME: &'static str = "x86_64-avx512vnni";
-    const MOST_ROWS: usize = 4;
+    const MOST_ROWS: usize = 8;
     const TILE_ROWS: usize = 8;
     const TILE_VECTORS: usize = 2;
 
@@ -164,6 +163,23 @@ impl Dots for Avx512Vnni {
     #[inline(always)]
     unsafe fn quad(self, p: *const i8) -> __m512i {
         mem!(_mm512_set1_epi32(p.cast::<i32>().read_unaligned()))
+    }
+    #[inline(always)]
+    unsafe fn sixteen(self, p: *const i8) -> __m512i {
+        mem!(_mm512_broadcast_i32x4(_mm_loadu_si128(p.cast())))
+    }
+    #[inline(always)]
+    fn quarters(self, [a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+        op!({
+            let (low, low2) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0x44>(c, d));
+            let (high, high2) = (_mm512_shuffle_i32x4::<0xee>(a, b), _mm512_shuffle_i32x4::<0xee>(c, d));
+            [
+                _mm512_shuffle_i32x4::<0x88>(low, low2),
+                _mm512_shuffle_i32x4::<0xdd>(low, low2),
+                _mm512_shuffle_i32x4::<0x88>(high, high2),
+                _mm512_shuffle_i32x4::<0xdd>(high, high2),
+            ]
+        })
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut u8, bytes: __m512i) {
@@ -242,33 +258,28 @@ impl Dots for Avx512Vnni {
         op!(_mm512_cvtepi32_ps(a))
     }
     #[inline(always)]
-    fn parts(self, v: __m512) -> [f32; 16] {
-        let mut parts = [0.0f32; 16];
-        op!(_mm512_storeu_ps(parts.as_mut_ptr(), v));
-        parts
+    fn of_bits(self, bytes: __m512i) -> __m512 {
+        op!(_mm512_castsi512_ps(bytes))
     }
     #[inline(always)]
-    fn spread<const EACH: usize>(self, v: &[f32; 16], first: usize) -> __m512 {
-        let lanes = const { spread_lanes(EACH) };
-        let p = v[first..first + 16 / EACH].as_ptr();
-        // Broadcasts from memory leave the shuffle's port free.
+    unsafe fn four(self, p: *const f32) -> __m512 {
+        mem!(_mm512_broadcast_f32x4(_mm_loadu_ps(p)))
+    }
+    #[inline(always)]
+    fn within<const EACH: usize>(self, v: __m512, first: usize) -> __m512 {
+        let lanes = &const { within_lanes(EACH) }[first];
+        op!(_mm512_permutevar_ps(v, _mm512_loadu_si512(lanes.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn quarter_sums(self, a: __m512) -> [f32; 4] {
+        let mut sums = [0.0; 4];
         op!({
-            let part = match EACH {
-                16 => return _mm512_set1_ps(*p),
-                8 => _mm512_castpd_ps(_mm512_set1_pd(p.cast::<f64>().read_unaligned())),
-                4 => _mm512_broadcast_f32x4(_mm_loadu_ps(p)),
-                _ => _mm512_castps256_ps512(_mm256_loadu_ps(p)),
-            };
-            _mm512_permutexvar_ps(_mm512_loadu_si512(lanes.as_ptr().cast()), part)
-        })
-    }
-    #[inline(always)]
-    fn sum(self, a: __m512) -> f32 {
-        Simd::sum(self.0, a)
-    }
-    #[inline(always)]
-    fn sum4(self, four: [__m512; 4]) -> [f32; 4] {
-        Simd::sum4(self.0, four)
+            let pairs = _mm512_add_ps(a, _mm512_permute_ps::<0x4e>(a));
+            let all = _mm512_add_ps(pairs, _mm512_permute_ps::<0xb1>(pairs));
+            let first = _mm512_castsi128_si512(_mm_setr_epi32(0, 4, 8, 12));
+            _mm_storeu_ps(sums.as_mut_ptr(), _mm512_castps512_ps128(_mm512_permutexvar_ps(first, all)));
+        });
+        sums
     }
     #[inline(always)]
     fn prefetch(self, p: *const u8) {

@@ -1,7 +1,10 @@
 //! Few input rows: memory is the limit, so each vector of codes is taken apart in registers and used at once.
 //!
-//! An element of the result is a sum in sixteen lanes: for each sixteen groups first their biases' terms, lane by lane, then
-//! vector after vector of codes, lane `l` with the integers of its bytes `4 l .. 4 l + 4`.
+//! Four weight rows are read side by side: a vector's quarters have sixteen bytes of each, and meet the same digits of an input
+//! row. So one vector of sums serves four elements of the result, and one input row's digits four weight rows.
+//!
+//! An element of the result is a sum in four lanes: for each sixteen groups first their biases' terms, lane `l` with groups
+//! `l`, `l + 4`, …, then group after group the integers, lane `l` with bytes `4 l .. 4 l + 4` of each quarter vector.
 
 use std::marker::PhantomData;
 
@@ -9,21 +12,23 @@ use super::codes::{Codes, CodesOp, Scales};
 use super::input::{Row, Rows};
 use super::{Kernel, Task};
 use crate::codec::View;
-use crate::dots::{BYTES, Dots, DotsOp, LANES};
+use crate::dots::{BYTES, Dots, DotsOp, LANES, QUARTERS};
 
-/// Parts of a task that are read in turns, row after row: with one, a core has too few cache lines on their way (75 % of
-/// what it can read, 97 % with four, on Sapphire Rapids).
-const STREAMS: usize = 4;
+/// Parts of a task that are read in turns, a row of each in a quarter: with one, a core has too few cache lines on their way
+/// (75 % of what it can read, 97 % with four, on Sapphire Rapids).
+const STREAMS: usize = QUARTERS;
 /// How far ahead of those in use the next codes of a stream are asked for, in bytes.
 const AHEAD: usize = 2048;
 /// The same for scales.
 const SCALES_AHEAD: usize = 256;
 /// Weight rows that meet one batch of input rows before the next batch: they stay in the nearest cache.
 const COLUMNS: usize = 8;
-/// Steps of a row that are taken without looking for its end.
-const STEPS: usize = 4;
+/// Most vectors of a row that are converted together.
+const MOST_VECTORS: usize = 2;
+/// Input rows whose products are added in turns: each waits for the one before.
+const INTERLEAVED: usize = 4;
 /// Most planes whose integers are summed before they are converted.
-const MOST_PLANES: usize = 4;
+const MOST_PLANES: usize = 8;
 
 /// Computes a tile.
 pub(super) fn multiply(kernel: Kernel, task: Task<'_, Rows<'_>>) {
@@ -54,6 +59,8 @@ impl<C: Codes, const GROUP: usize> DotsOp for Multiply<'_, C, GROUP> {
                 unsafe {
                     if left == 1 {
                         self.columns::<D, 1>(d, cols, row, left);
+                    } else if const { D::MOST_ROWS == 8 } && left > 4 {
+                        self.columns::<D, 8>(d, cols, row, left);
                     } else if const { D::MOST_ROWS > 1 } {
                         if left == 2 {
                             self.columns::<D, 2>(d, cols, row, left);
@@ -86,10 +93,14 @@ impl Line {
 }
 
 impl<C: Codes, const GROUP: usize> Multiply<'_, C, GROUP> {
-    /// Vectors whose integers are summed before they are converted: those of one group.
+    /// Vectors of a row that are taken in a step: a group's at least.
     const VECTORS: usize = if GROUP > C::CODES { GROUP / C::CODES } else { 1 };
-    /// Groups in that many vectors.
+    /// Groups of a step.
     const GROUPS: usize = Self::VECTORS * C::CODES / GROUP;
+    /// Quarters of those vectors, one after another, whose integers are converted together: a group's, or one that has several.
+    const TOGETHER: usize = if Self::GROUPS < QUARTERS { QUARTERS * Self::VECTORS / Self::GROUPS } else { 1 };
+    /// Groups in them.
+    const EACH: usize = Self::GROUPS * Self::TOGETHER / (QUARTERS * Self::VECTORS);
 
     /// The products of some weight rows with the `count` input rows from position `first` on; the last is repeated up to
     /// `M`.
@@ -109,156 +120,163 @@ impl<C: Codes, const GROUP: usize> Multiply<'_, C, GROUP> {
             }
         }
         for step in 0..stream {
-            let starts = (cols.0 + step..cols.1).step_by(stream);
-            let mut lines =
-                [Line { codes: std::ptr::null(), scales: std::ptr::null(), biases: std::ptr::null(), left: 0 };
-                    STREAMS];
-            for (line, col) in lines.iter_mut().zip(starts.clone()) {
-                *line = Line::new(&job.view, tile.unit.matrix * job.n + col);
-            }
-            let mut acc = [[d.no_floats(); M]; STREAMS];
+            let at: [usize; STREAMS] = std::array::from_fn(|i| cols.0 + i * stream + step);
+            // Beyond the end the last row is computed again and dropped.
+            let lines = at.map(|col| Line::new(&job.view, tile.unit.matrix * job.n + col.min(cols.1 - 1)));
+            let mut sums = [d.no_floats(); M];
             for group in (0..job.view.groups).step_by(LANES) {
-                for (line, acc) in lines.iter().zip(&mut acc).take(starts.len()) {
-                    // SAFETY: the line lies in the matrix, the input rows were quantized for it.
-                    unsafe { self.block::<D, M>(d, line, group, &x, acc) };
-                }
+                // SAFETY: the lines lie in the matrix, the input rows were quantized for it.
+                unsafe { self.block::<D, M>(d, &lines, group, &x, &mut sums) };
             }
-            for (acc, col) in acc.iter().zip(starts) {
-                let sums = sums::<D, M>(d, acc);
-                for (&sum, &(_, row)) in sums.iter().zip(&rows).take(count) {
-                    // SAFETY: passed on.
-                    unsafe { job.write(tile.unit, row, col, sum) };
+            let there = at.iter().filter(|&&col| col < cols.1).count();
+            let bias = job.bias.map(|bias| at.map(|col| bias[tile.unit.matrix * job.n + col.min(cols.1 - 1)]));
+            for (&sums, &(_, row)) in sums.iter().zip(&rows).take(count) {
+                let mut sums = d.quarter_sums(sums);
+                if let Some(bias) = bias {
+                    sums = std::array::from_fn(|i| sums[i] + bias[i]);
+                }
+                let out = job.out.0.wrapping_add(row * job.n);
+                for (&col, sum) in at.iter().zip(sums).take(there) {
+                    // SAFETY: the element lies in the tile, which is this task's alone.
+                    unsafe { *out.wrapping_add(col) = sum };
                 }
             }
         }
     }
 
-    /// Adds the products of sixteen groups of a weight row, or as many as are left, from `first` on.
+    /// Adds the products of sixteen groups of four weight rows, or as many as are left, from `first` on.
     ///
     /// # Safety
-    /// `line` is a row of the matrix, `first` a multiple of 16 below its groups; the input rows have the layout of its
+    /// `lines` are rows of the matrix, `first` a multiple of 16 below its groups; the input rows have the layout of its
     /// columns.
     #[inline(always)]
     unsafe fn block<D: Dots, const M: usize>(
         &self,
         d: D,
-        line: &Line,
+        lines: &[Line; STREAMS],
         first: usize,
         x: &[Row; M],
-        acc: &mut [D::Floats; M],
+        sums: &mut [D::Floats; M],
     ) {
         let view = &self.0.job.view;
-        let kind = view.scale_type();
-        let count = (view.groups - first).min(LANES);
-        let offset = first * kind.size();
-        let at = Scales {
-            kind,
-            scales: line.scales.wrapping_add(offset),
-            biases: line.biases.wrapping_add(offset),
-            left: line.left - offset,
-        };
-        let mut parts = [d.parts(d.no_floats()); M];
-        let mut sums = *acc;
-        // SAFETY: the row has `count` more groups; the lists of the input are filled up to whole lanes.
-        unsafe {
-            d.prefetch(at.scales.wrapping_add(SCALES_AHEAD));
-            d.prefetch(at.biases.wrapping_add(SCALES_AHEAD));
-            let (scale, bias) = C::scales(d, &at, view.multiplier(), count);
-            for i in 0..M {
-                parts[i] = d.parts(d.mul(scale, d.floats(x[i].scales.add(first))));
-                sums[i] = d.fma(bias, d.floats(x[i].sums.add(first)), sums[i]);
+        let (kind, count) = (view.scale_type(), (view.groups - first).min(LANES));
+        let (mut scales, mut biases) = ([d.no_bytes(); STREAMS], [d.no_bytes(); STREAMS]);
+        for (i, line) in lines.iter().enumerate() {
+            let offset = first * kind.size();
+            let (scales_at, biases_at) = (line.scales.wrapping_add(offset), line.biases.wrapping_add(offset));
+            d.prefetch(scales_at.wrapping_add(SCALES_AHEAD));
+            d.prefetch(biases_at.wrapping_add(SCALES_AHEAD));
+            let at = Scales { kind, scales: scales_at, biases: biases_at, left: line.left - offset };
+            // SAFETY: the row has `count` more groups.
+            let (scale, bias) = unsafe { C::scales(d, &at, view.multiplier(), count) };
+            (scales[i], biases[i]) = (d.bits(scale), d.bits(bias));
+        }
+        // Now vector `i` has groups `4 i .. 4 i + 4` of each row.
+        let (scales, biases) = (d.quarters(scales), d.quarters(biases));
+        let mut tile = *sums;
+        for (i, &biases) in biases.iter().enumerate().take(count.div_ceil(4)) {
+            for (sum, x) in tile.iter_mut().zip(x) {
+                // SAFETY: the lists of the input are filled up to whole lanes.
+                *sum = d.fma(d.of_bits(biases), unsafe { d.four(x.sums.add(first + 4 * i)) }, *sum);
             }
         }
         let vectors = first * GROUP / C::CODES;
-        let (mut codes, mut x, mut group) = (line.codes.wrapping_add(vectors * C::CODE_BYTES), *x, 0);
+        let (mut codes, mut x) = (lines.map(|line| line.codes.wrapping_add(vectors * C::CODE_BYTES)), *x);
         for x in &mut x {
             x.digits = x.digits.wrapping_add(2 * vectors * C::CODES);
+            x.scales = x.scales.wrapping_add(first);
         }
-        // SAFETY: the vectors begin in the row; the digits of the input are filled up to whole vectors with zeros.
-        unsafe {
-            while group + STEPS * Self::GROUPS <= count {
-                self.steps::<D, M, STEPS>(d, (&mut codes, &mut x, &mut group), &parts, &mut sums);
+        for group in (0..count).step_by(Self::GROUPS) {
+            // SAFETY: the vectors begin in the rows; the digits of the input are filled up to whole vectors with zeros.
+            unsafe { self.step::<D, M>(d, (&codes, group), &scales, &x, &mut tile) };
+            for codes in &mut codes {
+                *codes = codes.wrapping_add(Self::VECTORS * C::CODE_BYTES);
             }
-            while group < count {
-                self.steps::<D, M, 1>(d, (&mut codes, &mut x, &mut group), &parts, &mut sums);
+            for x in &mut x {
+                x.digits = x.digits.wrapping_add(2 * Self::VECTORS * C::CODES);
             }
         }
-        *acc = sums;
+        *sums = tile;
     }
 
-    /// Adds the products of `N` times as many groups as are converted together, and moves on.
+    /// Adds the products of the groups of a step, which begins with a `group` of the sixteen whose scales these are.
     ///
     /// # Safety
-    /// The codes begin in the row, and what it lacks of the last vector is read up to the matrix's end at most; the digits
-    /// go on for whole vectors.
+    /// The codes begin in rows of the matrix, and what a row lacks of the last vector is read up to the matrix's end at most;
+    /// the digits go on for whole vectors, the input's scales for sixteen groups.
     #[inline(always)]
-    unsafe fn steps<D: Dots, const M: usize, const N: usize>(
+    unsafe fn step<D: Dots, const M: usize>(
         &self,
         d: D,
-        (codes, x, group): (&mut *const u8, &mut [Row; M], &mut usize),
-        parts: &[D::Parts; M],
+        (codes, group): (&[*const u8; STREAMS], usize),
+        scales: &[D::Bytes; QUARTERS],
+        x: &[Row; M],
         sums: &mut [D::Floats; M],
     ) {
-        let left = self.0.job.view.code_end() as usize - *codes as usize;
-        // One comparison for all vectors, and reads that need no mask.
-        let whole = left >= (N * Self::VECTORS - 1) * C::CODE_BYTES + BYTES;
-        for _ in 0..N {
-            let mut planes = [d.no_bytes(); MOST_PLANES];
-            for (i, planes) in planes.chunks_exact_mut(C::PLANES).take(Self::VECTORS).enumerate() {
-                let offset = i * C::CODE_BYTES;
-                d.prefetch(codes.wrapping_add(offset + AHEAD));
-                let left = if whole { BYTES } else { self.0.job.view.code_end() as usize - *codes as usize - offset };
+        let end = self.0.job.view.code_end() as usize;
+        // The last row is the nearest to the end. One comparison for all vectors, and reads that need no mask.
+        let whole = end - codes[STREAMS - 1] as usize >= (Self::VECTORS - 1) * C::CODE_BYTES + BYTES;
+        let mut raw = [[d.no_bytes(); QUARTERS]; MOST_VECTORS];
+        for (vector, raw) in raw.iter_mut().enumerate().take(Self::VECTORS) {
+            let mut rows = [d.no_bytes(); STREAMS];
+            for (row, codes) in rows.iter_mut().zip(codes) {
+                let at = codes.wrapping_add(vector * C::CODE_BYTES);
+                d.prefetch(at.wrapping_add(AHEAD));
                 // SAFETY: passed on.
-                let raw = unsafe { C::load(d, codes.wrapping_add(offset), left) };
+                *row = unsafe { C::load(d, at, if whole { BYTES } else { end - at as usize }) };
+            }
+            *raw = d.quarters(rows);
+        }
+        for part in 0..QUARTERS * Self::VECTORS / Self::TOGETHER {
+            let mut planes = [d.no_bytes(); MOST_PLANES];
+            for (i, planes) in planes.chunks_exact_mut(C::PLANES).enumerate().take(Self::TOGETHER) {
+                let quarter = part * Self::TOGETHER + i;
                 for (plane, codes) in planes.iter_mut().enumerate() {
-                    *codes = C::plane(d, raw, plane);
+                    *codes = C::plane(d, raw[quarter / QUARTERS][quarter % QUARTERS], plane);
                 }
             }
-            for i in 0..M {
-                let mut ints = d.no_ints();
+            let (list, lane) = ((group + part * Self::EACH) / 4, (group + part * Self::EACH) % 4);
+            let scale = Self::spread(d, d.of_bits(scales[list]), lane);
+            for (sums, x) in sums.chunks_mut(INTERLEAVED).zip(x.chunks(INTERLEAVED)) {
+                let mut ints = [d.no_ints(); INTERLEAVED];
                 for digit in 0..2 {
-                    for (plane, &codes) in planes.iter().enumerate().take(Self::VECTORS * C::PLANES) {
-                        let (vector, plane) = (plane / C::PLANES, plane % C::PLANES);
-                        let offset = (2 * vector + digit) * C::CODES + plane * BYTES;
-                        // SAFETY: passed on.
-                        let digits = unsafe { d.load(x[i].digits.wrapping_add(offset).cast(), BYTES) };
-                        ints = if C::WIDE {
-                            d.dot::<true>(ints, codes, digits)
-                        } else {
-                            d.dot::<false>(ints, codes, digits)
-                        };
+                    for (i, &codes) in planes.iter().enumerate().take(Self::TOGETHER * C::PLANES) {
+                        let (quarter, plane) = (part * Self::TOGETHER + i / C::PLANES, i % C::PLANES);
+                        let vector = (2 * (quarter / QUARTERS) + digit) * C::CODES;
+                        let offset = vector + plane * BYTES + quarter % QUARTERS * (BYTES / QUARTERS);
+                        for (ints, x) in ints.iter_mut().zip(x) {
+                            // SAFETY: passed on.
+                            let digits = unsafe { d.sixteen(x.digits.wrapping_add(offset)) };
+                            *ints = if C::WIDE {
+                                d.dot::<true>(*ints, codes, digits)
+                            } else {
+                                d.dot::<false>(*ints, codes, digits)
+                            };
+                        }
                     }
                     if digit == 0 {
-                        ints = d.times_256(ints);
+                        for ints in &mut ints {
+                            *ints = d.times_256(*ints);
+                        }
                     }
                 }
-                let scale = match Self::GROUPS {
-                    1 => d.spread::<16>(&parts[i], *group),
-                    2 => d.spread::<8>(&parts[i], *group),
-                    4 => d.spread::<4>(&parts[i], *group),
-                    _ => d.spread::<2>(&parts[i], *group),
-                };
-                sums[i] = d.fma(d.convert(ints), scale, sums[i]);
-                x[i].digits = x[i].digits.wrapping_add(2 * Self::VECTORS * C::CODES);
+                for ((sum, &ints), x) in sums.iter_mut().zip(&ints).zip(x) {
+                    // SAFETY: passed on.
+                    let x_scale = unsafe {
+                        match Self::EACH {
+                            1 => d.splat(*x.scales.add(4 * list + lane)),
+                            _ => Self::spread(d, d.four(x.scales.add(4 * list)), lane),
+                        }
+                    };
+                    *sum = d.fma(d.convert(ints), d.mul(scale, x_scale), *sum);
+                }
             }
-            *codes = codes.wrapping_add(Self::VECTORS * C::CODE_BYTES);
-            *group += Self::GROUPS;
         }
     }
-}
 
-/// [`Dots::sum`] of each. A loop, not `map`: closures do not inherit the instructions of the function around them.
-#[inline(always)]
-fn sums<D: Dots, const M: usize>(d: D, acc: &[D::Floats; M]) -> [f32; M] {
-    let mut sums = [0.0; M];
-    for i in (0..M).step_by(4) {
-        if i + 4 <= M {
-            sums[i..i + 4].copy_from_slice(&d.sum4([acc[i], acc[i + 1], acc[i + 2], acc[i + 3]]));
-        } else {
-            for i in i..M {
-                sums[i] = d.sum(acc[i]);
-            }
-        }
+    /// Of each quarter's four groups those from `lane` on that are converted together, in the lanes of their integers.
+    #[inline(always)]
+    fn spread<D: Dots>(d: D, v: D::Floats, lane: usize) -> D::Floats {
+        if Self::EACH == 1 { d.within::<4>(v, lane) } else { d.within::<2>(v, lane) }
     }
-    sums
 }
