@@ -12,6 +12,7 @@ BASE = {
 }
 SMALL = {"hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64,
          "num_key_value_heads": 2, "rms_norm_eps": 1e-4, "max_position_embeddings": 512, "rope_theta": 10000.0}
+BITNET = {"quantization_config": {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}}
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 64}
 GEMMA = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -26,9 +27,10 @@ def case(kind, original=None, **keys):
     return bare(kind, original, **{**BASE, **keys})
 
 
-def bare(kind, original=None, one_by_one=False, **keys):
-    """`one_by_one`: the reference reads one token at a time and no more."""
-    return {"config": {"model_type": kind, **keys}, "original": original, "one_by_one": one_by_one}
+def bare(kind, original=None, only=None, sanitized=False, **keys):
+    """`only`: the one way of feeding in which the reference is right, where its ways differ: "decode", a token at a time, or
+    "full", all at once. `sanitized`: the reference changes what it reads from files of its own layout as well."""
+    return {"config": {"model_type": kind, **keys}, "original": original, "only": only, "sanitized": sanitized}
 
 
 def unstacked(prefix=".mlp.switch_mlp.", to=".mlp.experts.", names=None):
@@ -101,6 +103,16 @@ def granite_joined(_, weights):
         elif "switch_mlp.up_proj" not in key:
             stored[key] = value
     return stored
+
+
+def as_stored(_, weights):
+    """The same in both layouts."""
+    return weights
+
+
+def with_tables(_, weights):
+    """Tables of angles beside the weights."""
+    return {**weights, "model.cos": mx.zeros((4, 12)), "model.blocks.0.attn.rotary.sin": mx.zeros((4, 12))}
 
 
 def step_vanilla(_, weights):
@@ -317,9 +329,29 @@ CASES = {
                  hidden_dim_scale_factor=1.7, rope_theta=20000.0, rms_norm_eps=1e-3),
     "afm7-own": bare("afm7", hidden_dim=96, num_layers=2, num_kv_reuse_layers=0, num_heads=6, num_kv_heads=1,
                      hidden_dim_scale_factor=2.0),
+    "bitnet": case("bitnet", as_stored, attention_bias=True, mlp_bias=True, tie_word_embeddings=False, **BITNET),
+    "bitnet-tied": case("bitnet", as_stored, head_dim=16, rope_scaling=LLAMA3, hidden_act="relu2", **BITNET),
+    "plamo3": case("plamo3", head_dim=24, num_hidden_layers=4, window_size=16, sliding_window_pattern=2, rope_theta=500.0,
+                   rope_local_theta=50.0, only="full"),
+    "plamo3-untied": case("plamo3", head_dim=16, num_hidden_layers=3, window_size=7, sliding_window=16, only="full",
+                          sliding_window_pattern=3, tie_word_embeddings=False),
+    # The reference's blocks of queries start at the end of a pass, where passes are not made of whole ones.
+    "phi3small": bare("phi3small", only="decode", vocab_size=512, hidden_size=96, num_hidden_layers=3,
+                      num_attention_heads=6, num_key_value_heads=2, ff_intermediate_size=80, gegelu_limit=1.5,
+                      layer_norm_epsilon=1e-4, dense_attention_every_n_layers=2, mup_width_multiplier=0.5,
+                      mup_embedding_multiplier=0.7, rope_embedding_base=500.0, rope_position_scale=0.5,
+                      mup_attn_multiplier=2.0, blocksparse_block_size=32, blocksparse_num_local_blocks=1,
+                      blocksparse_vert_stride=3, max_position_embeddings=512),
+    "phi3small-plain": bare("phi3small", only="decode", vocab_size=512, hidden_size=64, num_hidden_layers=2,
+                            num_attention_heads=4, num_key_value_heads=4, ff_intermediate_size=80, gegelu_limit=20.0,
+                            layer_norm_epsilon=1e-4, dense_attention_every_n_layers=2, mup_use_scaling=False,
+                            mup_embedding_multiplier=0.0, blocksparse_block_size=32, blocksparse_num_local_blocks=2,
+                            blocksparse_vert_stride=2, max_position_embeddings=512, mup_width_multiplier=0.0),
+    "talkie": bare("talkie", with_tables, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, head_dim=24,
+                   intermediate_size=96, rope_theta=500.0, max_position_embeddings=512),
     "olmo": bare("olmo", d_model=64, n_layers=2, mlp_hidden_size=192, n_heads=4, vocab_size=500, embedding_size=512,
-                 one_by_one=True),
-    "olmo-tied": bare("olmo", one_by_one=True, d_model=64, n_layers=2, mlp_hidden_size=96, n_heads=4, vocab_size=500, embedding_size=512,
+                 only="decode"),
+    "olmo-tied": bare("olmo", only="decode", d_model=64, n_layers=2, mlp_hidden_size=96, n_heads=4, vocab_size=500, embedding_size=512,
                       weight_tying=True, rope_traditional=True, rope_theta=500.0),
     # Small enough to be part of the repository.
     "small-sinks": bare("gpt_oss", **SMALL, num_local_experts=4, num_experts_per_tok=2, head_dim=8, sliding_window=16),
@@ -336,6 +368,15 @@ CASES = {
                         swiglu_limits_shared=[1.5, 0]),
     "small-reuse": bare("afm7", hidden_dim=32, num_layers=2, num_kv_reuse_layers=1, num_heads=4, num_kv_heads=2,
                         hidden_dim_scale_factor=1.7, vocab_size=64),
+    "small-ternary": bare("bitnet", **{**SMALL, "hidden_size": 64, "intermediate_size": 96}, **BITNET),
+    "small-blocks": bare("phi3small", only="decode", vocab_size=64, hidden_size=32, num_hidden_layers=2, gegelu_limit=1.5,
+                         num_attention_heads=4, num_key_value_heads=2, ff_intermediate_size=24, layer_norm_epsilon=1e-4,
+                         dense_attention_every_n_layers=2, mup_width_multiplier=0.5, mup_embedding_multiplier=0.7,
+                         blocksparse_block_size=32, blocksparse_num_local_blocks=1, blocksparse_vert_stride=3,
+                         max_position_embeddings=512),
+    "small-gains": bare("talkie", vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, head_dim=8,
+                        intermediate_size=24, rope_theta=500.0, max_position_embeddings=512),
+    "small-offsets": bare("plamo3", **SMALL, head_dim=8, window_size=16, sliding_window_pattern=2, only="full"),
     "small-positions": bare("gpt2", conv1d, n_ctx=80, n_embd=32, n_head=4, n_layer=2, n_positions=80,
                             layer_norm_epsilon=1e-4, vocab_size=64),
 }

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from cases import BASE, ROUTED, SMALL, bare, case, nested, unstacked
+from cases import BASE, ROUTED, SMALL, as_stored, bare, case, nested, unstacked
 
 
 def chain(*steps):
@@ -118,6 +118,9 @@ LONGCAT = {"attention_method": "MLA", "zero_expert_type": "identity", "ffn_hidde
 MIXED = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 48}
 
 CASES = {
+    "baichuan_m1": case("baichuan_m1", as_stored, sanitized=True, num_hidden_layers=4, num_attention_heads=4,
+                        sliding_window=16, sliding_window_layers=[1, 2], num_swa_attention_heads=8,
+                        num_swa_key_value_heads=4, conv_window=2, rope_theta=500.0),
     "lfm2": bare("lfm2", convolutions, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
                  max_position_embeddings=512, norm_eps=1e-4, conv_bias=False, conv_L_cache=4, block_dim=64, block_ff_dim=100,
                  block_multiple_of=16, block_ffn_dim_multiplier=1.3, block_auto_adjust_ff_dim=True, full_attn_idxs=[1]),
@@ -308,4 +311,6 @@ CASES = {
     "small-states": bare("nemotron_h", convolutions, **SMALL, hybrid_override_pattern="M*-", attention_bias=False,
                          mamba_num_heads=4, mamba_head_dim=12, mamba_proj_bias=False, ssm_state_size=10, conv_kernel=4,
                          n_groups=2, mlp_bias=True, layer_norm_epsilon=1e-4, use_bias=False, use_conv_bias=True, head_dim=8),
+    "small-mixes": bare("baichuan_m1", sanitized=True, **SMALL, sliding_window=16, sliding_window_layers=[1],
+                        num_swa_attention_heads=2, num_swa_key_value_heads=1, conv_window=2),
 }

@@ -23,6 +23,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.models import bitlinear_layers
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import MODEL_ARCHITECTURE_REMAPPING, MODEL_REMAPPING
 
@@ -44,9 +45,22 @@ def build(config):
     kind = config["model_type"]
     # One module of mlx-lm asks for a package that it then does not use.
     sys.modules.setdefault("hf_olmo", types.ModuleType("hf_olmo"))
+    bitlinear_layers._bitlinear_kernel = ternary_product
     name = MODEL_ARCHITECTURE_REMAPPING.get((kind, *config.get("architectures", [])), MODEL_REMAPPING.get(kind, kind))
     module = importlib.import_module(f"mlx_lm.models.{name}")
-    return module.Model(module.ModelArgs.from_dict(json.loads(json.dumps(config))))
+    model = module.Model(module.ModelArgs.from_dict(json.loads(json.dumps(config))))
+    if hasattr(model, "_dummy_tokenizer_ids"):
+        # Rows of the real vocabulary, which a small one has not.
+        model._dummy_tokenizer_ids = mx.array([i for i in model._dummy_tokenizer_ids.tolist() if i < config["vocab_size"]], mx.uint32)
+    return model
+
+
+def ternary_product(inputs, template, output_dtypes, **_):
+    """What the Metal kernel of BitNet's layers computes, for it runs on no processor: four rows a byte, a quarter apart."""
+    x, packed, scale = inputs
+    codes = mx.concatenate([packed >> shift & 3 for shift in (0, 2, 4, 6)], axis=0).astype(mx.float32) - 1
+    factor = 1 / scale if dict(template)["invert_weight_scales"] else scale
+    return [(x @ codes.T * factor).astype(output_dtypes[0])]
 
 
 def randomize(model, seed):
@@ -62,10 +76,15 @@ def randomize(model, seed):
             # Codes of 2 bits behind them mean numbers near 0.
             table = 1.0 if "embed" in name else 1.0 / math.sqrt(128 * old.shape[-1])
             return mx.full(old.shape, table if name.endswith(".scales") else -1.5 * table).astype(mx.float16)
+        if old.dtype == mx.uint8:
+            # Codes 0, 1 and 2, four a byte.
+            return mx.array(sum(rng.integers(0, 3, old.shape) << shift for shift in (0, 2, 4, 6)).astype(np.uint8))
         noise = rng.standard_normal(old.shape).astype(np.float32)
         if old.ndim < 2 or "norm" in name:
             # Norms stay near what they start as; biases and the like near 0.
             value = np.array(old.astype(mx.float32)) + 0.2 * noise
+            if name.endswith("weight_scale"):
+                value *= 0.1
         elif "embed" in name or ".wte" in name or ".wpe" in name:
             value = noise
         else:
@@ -119,15 +138,15 @@ def ways(count):
     return {"full": [count], "decode": [1] * count, "chunk": chunks + [1]}
 
 
-def record(model, weights, prompts, rng, one_by_one):
+def record(model, weights, prompts, rng, only=None):
     """Golden arrays, and the error that an honest implementation may have."""
     golden, noise = {}, 0.0
-    whole = (lambda ids: [1] * len(ids)) if one_by_one else (lambda ids: [len(ids)])
+    whole = (lambda ids: [1] * len(ids)) if only == "decode" else (lambda ids: [len(ids)])
     for name, ids in prompts.items():
         golden[f"{name}.ids"] = np.array(ids, np.int32)
         full = run(model, ids, whole(ids))
         golden[f"{name}.full"] = full[-KEPT[name] :]
-        for way in () if one_by_one else ("decode", "chunk"):
+        for way in () if only else ("decode", "chunk"):
             rows = run(model, ids, ways(len(ids))[way])[-4:]
             if np.abs(rows - full[-4:]).max() >= 1e-4:
                 golden[f"{name}.{way}"] = rows
@@ -184,13 +203,18 @@ def make(out, name, row, packed=None):
         weights = quantize(model, bits, group)
         name = f"{name}-{bits}bit-g{group}"
         config = {**config, "quantization": {"group_size": group, "bits": bits, "mode": "affine"}}
-    load(model, weights)
+    # What mlx-lm makes of the stored weights; arrays of its own, for some models change them in place.
+    copies = {key: mx.array(value) for key, value in weights.items()}
+    used = model.sanitize(copies) if row.get("sanitized") else weights
+    load(model, used)
     vocab = config.get("text_config", config).get("vocab_size", VOCAB)
     prompts = {p: [int(i) for i in rng.integers(0, vocab, n)] for p, n in LENGTHS.items()}
-    golden, atol = record(model, weights, prompts, rng, row.get("one_by_one", False))
-    one_by_one, least = row.get("one_by_one", False), max(0.004, 4 * atol)
-    texts = {p: greedy(model, ids, [1] * len(ids) if one_by_one else [len(ids)], least) for p, ids in prompts.items()}
-    if not one_by_one:
+    only = row.get("only")
+    golden, atol = record(model, used, prompts, rng, only)
+    least, pieces = max(0.004, 4 * atol), (lambda ids: [1] * len(ids)) if only else (lambda ids: [len(ids)])
+    # What is compared as a whole alone is not decoded as the reference does.
+    texts = {} if only == "full" else {p: greedy(model, ids, pieces(ids), least) for p, ids in prompts.items()}
+    if not only:
         chunked = greedy(model, prompts["p2"], ways(len(prompts["p2"]))["chunk"], least)
         texts["p2_chunked"] = {**chunked, "prefill_step_size": CHUNK}
     texts = {p: text for p, text in texts.items() if text["tokens"]}
@@ -205,8 +229,8 @@ def make(out, name, row, packed=None):
         # Arrays of its own, for some models change them in place.
         given = {key: mx.array(value) for key, value in stored.items()}
         back = model.sanitize(given) if hasattr(model, "sanitize") else stored
-        assert set(back) == set(weights), sorted(set(back) ^ set(weights))[:8]
-        for key, value in weights.items():
+        assert set(back) == set(used), sorted(set(back) ^ set(used))[:8]
+        for key, value in used.items():
             assert mx.array_equal(back[key].astype(mx.float32), value.astype(mx.float32)), key
         cases.append(write(out, f"{name}-original", config, stored, golden, manifest, {"format": "pt"}))
     return cases
@@ -227,9 +251,9 @@ def main():
         except Exception as error:  # One row that mlx-lm refuses does not stop the others.
             print(f"{name}: {type(error).__name__}: {error}")
     index = arguments.out / "index.json"
-    old = json.loads(index.read_text())["cases"] if index.exists() else []
-    kept = [case for case in old if case["id"] not in {new["id"] for new in cases}]
-    index.write_text(json.dumps({"cases": kept + cases}, indent=1))
+    old = json.loads(index.read_text()) if index.exists() else {"cases": []}
+    kept = [case for case in old["cases"] if case["id"] not in {new["id"] for new in cases}]
+    index.write_text(json.dumps({**old, "cases": kept + cases}, indent=1))
 
 
 if __name__ == "__main__":

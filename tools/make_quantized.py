@@ -144,6 +144,26 @@ def packed(name, w, rng):
     return tensors, plain
 
 
+def uneven(bits, whole):
+    """Codes of bits that do not divide a word, some in two words, or as many in each as fit whole."""
+    def words(codes):
+        if whole:
+            each = 32 // bits
+            codes = np.pad(codes, ((0, 0), (0, -codes.shape[1] % each))).reshape(codes.shape[0], -1, each)
+            return (codes << np.arange(each, dtype=np.uint32) * bits).sum(-1, dtype=np.uint32).view(np.int32)
+        return stream(np.pad(codes, ((0, 0), (0, -codes.shape[1] % 32))), bits)[:, : -(-codes.shape[1] * bits // 32)]
+
+    def store(name, w, rng):
+        zeros = name.endswith("down_proj")
+        codes, scale, zero, plain = integers(w, bits, 32, zeros, rng)
+        tensors = {"weight_packed": words(codes), "weight_scale": scale.astype(np.float16), "weight_shape": np.array(w.shape, np.int64)}
+        if zeros:
+            tensors["weight_zero_point"] = np.ascontiguousarray(words(np.ascontiguousarray(zero.T)).T)
+        return tensors, plain
+
+    return store
+
+
 def bytes_of_channels(name, w, rng):
     codes, scale, zero, plain = integers(w, 8, w.shape[1], False, rng)
     return {"weight": (codes.astype(np.int32) - 128).astype(np.int8), "weight_scale": scale}, plain
@@ -204,6 +224,8 @@ def weights(bits, kind="int", strategy="group", symmetric=True, group=32):
 CASES = {
     "awq": (DENSE, awq, {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"}),
     "gptq": (DENSE, gptq(4, False, 1), {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": True}),
+    "gptq-beside": (DENSE, gptq(4, True, 1), None, {"quantize_config.json": {"bits": 4, "group_size": 32, "damp_percent": 0.01,
+                                                                          "desc_act": False, "sym": False, "true_sequential": True}}),
     "gptq-3bit": (DENSE, gptq(3, True, 1), {"quant_method": "gptq", "bits": 3, "group_size": 32, "desc_act": False, "sym": False,
                                           "checkpoint_format": "gptq"}),
     "gptq-8bit-order": (DENSE, gptq(8, True, 2, True), {"quant_method": "gptq", "bits": 8, "group_size": 32, "desc_act": True,
@@ -214,6 +236,9 @@ CASES = {
                                                         "weight_block_size": [32, 32]}),
     "fp8-static": (DENSE, fp8((0, 0), "weight_scale", activation="input_scale"), {"quant_method": "fp8", "activation_scheme": "static"}),
     "packed": (DENSE, packed, groups("pack-quantized", (["re:.*down_proj$"], weights(8, symmetric=False)), (["Linear"], weights(4)))),
+    "packed-3bit": (DENSE, uneven(3, False), groups("pack-quantized", (["re:.*down_proj$"], weights(3, symmetric=False)), (["Linear"], weights(3)))),
+    "packed-6bit-whole": (DENSE, uneven(6, True),
+                          groups("pack-quantized", (["re:.*down_proj$"], weights(6, symmetric=False)), (["Linear"], weights(6)))),
     "bytes": (DENSE, bytes_of_channels, groups("int-quantized", (["Linear"], weights(8, strategy="channel", group=None)))),
     "floats": (DENSE, fp8((1, 0), "weight_scale", half=True),
                groups("float-quantized", (["Linear"], weights(8, "float", "channel", group=None)))),

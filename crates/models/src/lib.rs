@@ -22,6 +22,7 @@ mod per_layer;
 mod rope;
 mod rounding;
 pub mod spec;
+mod stack;
 pub mod state;
 mod streams;
 pub mod weights;

@@ -5,7 +5,7 @@ use mlxengine_tensor::{Binary, Reduce, Tensor, Unary};
 use crate::Result;
 use crate::linear::{ExpertLinear, Linear};
 use crate::norm::Norm;
-use crate::spec::{self, Gate, Groups, Projection, Scores, SharedGate};
+use crate::spec::{self, Gate, Groups, Projection, Scores};
 use crate::weights::Scope;
 
 #[derive(Debug)]
@@ -80,15 +80,9 @@ impl Unit {
         let (up, hidden, bias) = match *spec {
             spec::Unit::Gated(spec::Gated { hidden, act, projection, bias }) => {
                 let [gate, up] = match projection {
-                    // Some original files join what converted ones keep apart.
-                    _ if projection != Projection::UpFirst && w.at("gate_up_proj").has_weight() => {
-                        w.joined("gate_up_proj", dim, [hidden; 2], bias)?
-                    }
                     Projection::Joined => w.joined("gate_up_proj", dim, [hidden; 2], bias)?,
-                    Projection::UpFirst => {
-                        let [up, gate] = w.joined("gate_up_proj", dim, [hidden; 2], bias)?;
-                        [gate, up]
-                    }
+                    // Some original files join what converted ones keep apart.
+                    _ if w.at("gate_up_proj").has_weight() => w.joined("gate_up_proj", dim, [hidden; 2], bias)?,
                     _ => [w.linear("gate_proj", [dim, hidden], bias)?, w.linear("up_proj", [dim, hidden], bias)?],
                 };
                 (Up::Gated { gate, up, act }, hidden, bias)
@@ -116,7 +110,8 @@ impl Unit {
     }
 }
 
-fn gated(act: Gate, gate: Tensor, up: Tensor) -> Tensor {
+/// What a gate and what it gates make.
+pub(crate) fn gated(act: Gate, gate: Tensor, up: Tensor) -> Tensor {
     let bound = |x: Tensor, how, limit: f32| x.binary(how, &Tensor::from_f32(&[limit], [1]));
     let clip = |x, limit| bound(bound(x, Binary::Min, limit), Binary::Max, -limit);
     match act {
@@ -204,11 +199,8 @@ impl Experts {
         let (mut shared, mut shared_gate) = (None, None);
         if let Some(spec) = &spec.shared {
             shared = Some(Unit::load(&spec.unit, &w.at("shared_expert"), dim)?);
-            shared_gate = match spec.gate {
-                Some(SharedGate::Own) => Some(w.linear("shared_expert_gate", [dim, 1], false)?),
-                Some(SharedGate::Balance) => Some(w.linear("coefficient", [dim, 2], true)?),
-                None => None,
-            };
+            let gate = || w.linear("shared_expert_gate", [dim, 1], false);
+            shared_gate = spec.gated.then(gate).transpose()?;
         }
         let latent = spec.latent.map(|latent| Latent::load(latent, w, dim)).transpose()?;
         let inner = spec.latent.map_or(dim, |latent| latent.dim);
@@ -230,13 +222,10 @@ impl Experts {
         }
         let Some(shared) = &self.shared else { return y };
         let z = shared.forward(x);
-        let Some(gate) = &self.shared_gate else { return y.add(&z) };
-        let gate = gate.forward(x);
-        if gate.shape()[1] == 1 {
-            return y.add(&z.mul(&gate.unary(Unary::Sigmoid)));
+        match &self.shared_gate {
+            Some(gate) => y.add(&z.mul(&gate.forward(x).unary(Unary::Sigmoid))),
+            None => y.add(&z),
         }
-        let [chosen, shared] = [0, 1].map(|part| gate.clone().softmax().slice(1, part, 1));
-        y.mul(&chosen).add(&z.mul(&shared))
     }
 }
 

@@ -8,14 +8,15 @@ mod mixer;
 mod mlp;
 mod size;
 
+use mlxengine_tensor::Unary;
+
 pub(crate) use kept::kept;
 pub use mixer::{
     BlockSparse, DeltaProjection, GateNorm, GatedDelta, GatedRecurrence, Indexer, KeyedDecay, KeyedDelta, Latent,
     LinearAttention, Mixer, ScalarStateSpace, SelectedStateSpace, ShortConv, StateSpace, Wkv,
 };
 pub use mlp::{
-    ExpertLatent, Experts, Gate, Gated, Groups, JoinedExperts, Learned, Mlp, Plain, Router, Scores, Shared, SharedGate,
-    Unit,
+    ExpertLatent, Experts, Gate, Gated, Groups, JoinedExperts, Learned, Mlp, Plain, Router, Scores, Shared, Unit,
 };
 pub use size::{Attended, Size};
 
@@ -134,14 +135,22 @@ pub struct Attention {
 /// A gate of attention's result, from the same input as the queries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadGate {
-    /// `sigmoid(g_proj(x))`, one number a head.
-    Head,
-    /// `softplus(g_proj(x))`, one number a head.
-    HeadSoftplus,
+    /// This function of `g_proj(x)`, one number a head.
+    Head(Unary),
     /// `sigmoid(gate_proj(x))`, one number each.
     Each,
     /// `sigmoid` of what `q_proj` gives after each head's query, one number each.
     Query,
+}
+
+impl HeadGate {
+    /// What its numbers go through.
+    pub fn function(self) -> Unary {
+        match self {
+            HeadGate::Head(function) => function,
+            HeadGate::Each | HeadGate::Query => Unary::Sigmoid,
+        }
+    }
 }
 
 /// Norms of queries and keys.
@@ -206,8 +215,6 @@ pub enum Projection {
     Apart,
     /// Rows after one another in one matrix: `qkv_proj`; `gate_up_proj`.
     Joined,
-    /// The same, but what is gated comes before the gate.
-    UpFirst,
     /// Of each key head after one another: its queries, its key, its value, in `qkv_proj`.
     Grouped,
     /// `q_proj`, and `k_proj` for keys and values both.

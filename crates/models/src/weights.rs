@@ -160,6 +160,13 @@ impl Weights {
         self
     }
 
+    /// The same, where bytes of three-valued weights need no configuration to say that their scales multiply.
+    #[must_use]
+    pub(crate) fn ternary(mut self) -> Self {
+        self.quantizer.get_or_insert(Quantizer::Ternary { divides: false });
+        self
+    }
+
     /// The scope of the whole checkpoint.
     pub fn root(&self) -> Scope<'_> {
         Scope { weights: self, path: String::new() }

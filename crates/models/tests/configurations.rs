@@ -74,6 +74,10 @@ fn what_is_not_supported_is_named() {
         ("prism_hadamard_qwen35", "/tensor_namespace", json!("other"), "tensor_namespace `other`"),
         ("prism_hadamard_qwen35", "/quantization/bits", json!(3), "quantization is"),
         ("prism_hadamard_qwen35", "/modules", json!([]), "modules lists none"),
+        ("bitnet", "/quantization_config/linear_class", json!("bitlinear"), "linear_class is not `autobitlinear`"),
+        ("baichuan_m1", "/conv_window", json!(3), "conv_window is 3"),
+        ("phi3small", "/rope_scaling", json!({"type": "su"}), "rope_scaling is {"),
+        ("plamo3", "/linear_type", json!("fp8"), "linear_type is \"fp8\""),
         ("nemotron-nas", "/block_configs/1/attention/replace_with_linear", json!(true), "`replace_with_linear`"),
     ] {
         let mut config = config(kind);

@@ -1,7 +1,9 @@
 //! Checkpoints of other quantizers whose tensors do not fit: every one is refused in a sentence, and none panics.
 
 use mlxengine_models::weights::Storage;
-use mlxengine_models::{Checkpoint, Config, ErrorKind, LanguageModel, Precision, Result, Source, decoder};
+use mlxengine_models::{
+    CacheOptions, Checkpoint, Config, ErrorKind, LanguageModel, Precision, Result, Source, Span, decoder,
+};
 use mlxengine_tensor::{Bytes, Dtype, QuantFormat, QuantMode, Spec, Tensor};
 use serde_json::{Value, json};
 
@@ -23,6 +25,20 @@ fn floats(dtype: Dtype, shape: &[usize]) -> Tensor {
     let count: usize = shape.iter().product();
     let numbers: Vec<f32> = (0..count).map(|i| (i * 7 % 31) as f32 / 100.0 + 0.01).collect();
     Tensor::from_f32(&numbers, shape).cast(dtype)
+}
+
+/// The weights of three values are scaled by a number, or by one over it, as config.json says.
+#[test]
+fn the_class_says_what_three_values_are_times() {
+    let scale = |class: Option<&str>, number: f32| {
+        let settings = json!({"quant_method": "bitnet", "linear_class": class, "quantization_mode": "offline"});
+        let scale = Tensor::from_f32(&[number], [1]);
+        let parts = vec![("weight", codes(Dtype::U8, &[16, 64])), ("weight_scale", scale)];
+        hidden(&*load(&settings, &parts).unwrap())
+    };
+    assert_eq!(scale(Some("autobitlinear"), 0.25), scale(None, 4.0));
+    assert_eq!(scale(Some("autobitlinear"), 0.25), scale(Some("bitlinear"), 4.0));
+    assert_ne!(scale(Some("autobitlinear"), 4.0), scale(None, 4.0));
 }
 
 /// A layer of Llama, all of it plain but the module that has these parts.
@@ -103,7 +119,18 @@ fn layouts() -> Vec<(Value, Parts, Storage)> {
         ("input_scale", floats(Dtype::F32, &[])),
     ];
     let powers = vec![("weight_packed", codes(Dtype::U8, &[64, 32])), ("weight_scale", codes(Dtype::U8, &[64, 2]))];
+    let threes = vec![
+        ("weight_packed", codes(Dtype::I32, &[64, 6])),
+        ("weight_scale", floats(Dtype::Bf16, &[64, 2])),
+        ("weight_zero_point", codes(Dtype::I32, &[6, 2])),
+    ];
+    let whole = vec![("weight_packed", codes(Dtype::I32, &[64, 13])), ("weight_scale", floats(Dtype::Bf16, &[64, 2]))];
+    let ternary = vec![("weight", codes(Dtype::U8, &[16, 64])), ("weight_scale", floats(Dtype::Bf16, &[1]))];
+    let two = Storage::Quantized(QuantFormat { mode: QuantMode::Affine, bits: 2, group: 64 });
     vec![
+        (compressed(3, "int"), threes, affine(3)),
+        (compressed(6, "int"), whole, affine(6)),
+        (json!({"quant_method": "bitnet"}), ternary, two),
         (json!({"quant_method": "awq"}), awq, affine(4)),
         (json!({"quant_method": "gptq"}), gptq, affine(4)),
         (compressed(4, "int"), packed, affine(4)),
@@ -175,7 +202,7 @@ fn tensors_that_are_not_there_are_named() {
 #[test]
 fn what_config_says_is_held_against_the_tensors() {
     let all = layouts();
-    let (_, packed, _) = &all[2];
+    let (_, packed, _) = &all[5];
     let refused = |settings: &Value, parts: &Parts, kind, says: &str| {
         let error = load(settings, parts).err().expect("refused");
         assert!(error.kind() == kind && error.to_string().contains(says), "{error}");
@@ -189,7 +216,7 @@ fn what_config_says_is_held_against_the_tensors() {
     signed["config_groups"]["group_0"]["weights"]["symmetric"] = json!(false);
     let fewer: Parts = packed.iter().filter(|(name, _)| *name != "weight_zero_point").cloned().collect();
     refused(&signed, &fewer, ErrorKind::InvalidCheckpoint, "no `weight_zero_point`");
-    let (gptq, parts, _) = &all[1];
+    let (gptq, parts, _) = &all[4];
     let mut biased = parts.clone();
     biased[4].1 = floats(Dtype::F16, &[64]);
     refused(gptq, &biased, ErrorKind::InvalidCheckpoint, "o_proj.bias");
@@ -198,4 +225,80 @@ fn what_config_says_is_held_against_the_tensors() {
     assert_eq!(storage(gptq, &mixed), Storage::Dense(Dtype::F16));
     mixed[3].1 = Tensor::from_u32(&[2; 64], [64]).read_as(Dtype::I32).unwrap();
     refused(gptq, &mixed, ErrorKind::InvalidCheckpoint, "order of groups");
+}
+
+/// Codes of 3, 5 and 6 bits mean the same in both ways in which they lie in words, zeros as well.
+#[test]
+fn codes_that_do_not_divide_a_word_lie_in_two_ways() {
+    // Codes along an axis, `at` being the first bit of one, as words.
+    let packed = |bits: usize, each: Option<usize>, lines: &[Vec<u32>]| -> Vec<Vec<u32>> {
+        let at = |i: usize| each.map_or(i * bits, |each| i / each * 32 + i % each * bits);
+        let line = |codes: &Vec<u32>| {
+            let mut words = vec![0u32; (at(codes.len() - 1) + bits).div_ceil(32)];
+            for (i, code) in codes.iter().enumerate() {
+                (0..bits).for_each(|bit| words[(at(i) + bit) / 32] |= (code >> bit & 1) << ((at(i) + bit) % 32));
+            }
+            words
+        };
+        lines.iter().map(line).collect()
+    };
+    let words = |lines: Vec<Vec<u32>>, turned: bool| {
+        let [down, across] = [lines.len(), lines[0].len()];
+        let tensor = Tensor::from_u32(&lines.concat(), [down, across]);
+        let tensor = if turned { turn(&lines) } else { tensor };
+        tensor.read_as(Dtype::I32).unwrap()
+    };
+    for bits in [3, 5, 6] {
+        let noise = |i: usize| (i * 2_654_435 % 1009) as u32 & ((1 << bits) - 1);
+        let codes: Vec<Vec<u32>> = (0..64).map(|row| (0..64).map(|i| noise(row * 64 + i)).collect()).collect();
+        let zeros: Vec<Vec<u32>> =
+            (0..2).map(|group| (0..64).map(|row| noise(row * 2 + group + 9)).collect()).collect();
+        let hidden = [None, Some(32 / bits)].map(|each| {
+            let parts = vec![
+                ("weight_packed", words(packed(bits, each, &codes), false)),
+                ("weight_scale", floats(Dtype::Bf16, &[64, 2])),
+                ("weight_zero_point", words(packed(bits, each, &zeros), true)),
+            ];
+            hidden(&*load(&compressed(bits as u32, "int"), &parts).unwrap())
+        });
+        assert_eq!(hidden[0], hidden[1], "{bits}");
+    }
+}
+
+/// Lines as columns.
+fn turn(lines: &[Vec<u32>]) -> Tensor {
+    let down = lines[0].len();
+    let turned: Vec<u32> = (0..down).flat_map(|i| lines.iter().map(move |line| line[i])).collect();
+    Tensor::from_u32(&turned, [down, lines.len()])
+}
+
+/// What a model makes of a few tokens.
+fn hidden(model: &dyn LanguageModel) -> Vec<f32> {
+    let mut state = model.state(&CacheOptions::default()).unwrap();
+    model.forward(&mut [Span { tokens: &[3, 1, 4], state: &mut state }]).f32s().to_vec()
+}
+
+#[test]
+fn settings_beside_a_configuration_are_read_where_weights_are_packed() {
+    let (_, parts, want) = layouts().swap_remove(4);
+    let beside = |contents: &'static str, parts: &Parts| {
+        let mut checkpoint = checkpoint(&Value::Null, parts);
+        let files: &'static [(&'static str, &'static [u8])] =
+            Box::leak(Box::new([("quantize_config.json", contents.as_bytes())]));
+        checkpoint.source = Source::Embedded { name: "test", files };
+        decoder::load(&checkpoint, Precision::Exact, |_, _| {})
+    };
+    let model = beside(r#"{"bits": 4, "group_size": 32, "desc_act": false, "sym": true}"#, &parts).unwrap();
+    assert_eq!(model.record().taken.iter().find(|taken| taken.module == MODULE).unwrap().storage, want);
+    for (settings, says) in [
+        (r#"{"bits": 5, "desc_act": false}"#, "gptq with bits 5"),
+        (r#"{"w_bit": 3, "version": "GEMM"}"#, "awq with w_bit 3"),
+        (r#"{"bits": 4}"#, "`unnamed`"),
+        (r#"{"quant_method": "marlin"}"#, "`marlin`"),
+    ] {
+        let error = beside(settings, &parts).err().expect("refused").to_string();
+        assert!(error.contains(says) && error.contains("quantize_config.json"), "{error}");
+        // Of plain weights it says nothing.
+        assert!(beside(settings, &vec![("weight", floats(Dtype::F32, &[64, 64]))]).is_ok(), "{settings}");
+    }
 }

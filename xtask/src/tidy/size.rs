@@ -8,7 +8,7 @@ const FILE: usize = 600;
 /// Hand-written kernels repeat one shape for several formats, and splitting them would part what is read together.
 const ARCH_FILE: usize = 1000;
 const FAMILY: usize = 80;
-/// A family that implements the model trait itself.
+/// A family that implements the trait of models or of layers itself.
 const BESPOKE_FAMILY: usize = 300;
 
 /// Files that are too long.
@@ -30,7 +30,8 @@ fn budget(file: &File) -> (usize, &'static str) {
     if !file.path.starts_with("crates/models/src/families/") || file.name() == "mod.rs" {
         return (FILE, "a file");
     }
-    let bespoke = (0..file.tokens.len()).any(|i| matches(&file.tokens, i, &["LanguageModel", "for"]));
+    let traits = [["LanguageModel", "for"], ["Layer", "for"]];
+    let bespoke = (0..file.tokens.len()).any(|i| traits.iter().any(|words| matches(&file.tokens, i, words)));
     if bespoke { (BESPOKE_FAMILY, "a family with a model of its own") } else { (FAMILY, "a family") }
 }
 
@@ -62,7 +63,9 @@ mod tests {
 
     #[test]
     fn a_bespoke_family_may_be_longer() {
-        let text = format!("impl LanguageModel for Odd {{}}\n{}", "\n".repeat(298));
-        assert_eq!(said(check, &[("crates/models/src/families/odd.rs", &text)]), [""; 0]);
+        for of in ["LanguageModel", "Layer"] {
+            let text = format!("impl {of} for Odd {{}}\n{}", "\n".repeat(298));
+            assert_eq!(said(check, &[("crates/models/src/families/odd.rs", &text)]), [""; 0]);
+        }
     }
 }

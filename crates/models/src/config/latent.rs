@@ -44,7 +44,6 @@ impl Config {
             rope_dim: keys.qk_rope_head_dim,
             value_dim: keys.v_head_dim,
             norm: Norm { eps: 1e-6, ..common.norm() },
-            latent_scale: 1.0,
             bias: common.attention_bias,
             rope: Some(common.rope(default_base)?.neighbours()),
             scale: size.powf(-0.5) * stretch(common.rope_scaling.as_ref()).powi(2),
@@ -139,7 +138,7 @@ impl Routed {
         let size = self.moe_intermediate_size.unwrap_or(0);
         let unit = |times: usize| Gated { hidden: size.saturating_mul(times), ..dense };
         let shared = self.n_shared_experts.filter(|times| *times > 0);
-        let shared = shared.map(|times| Shared { unit: Unit::Gated(unit(times)), gate: None });
+        let shared = shared.map(|times| Shared { unit: Unit::Gated(unit(times)), gated: false });
         let counts = [count, self.num_experts_per_tok.unwrap_or(1)];
         Experts { shared, ..Experts::new(counts, unit(1), router) }.checked()
     }

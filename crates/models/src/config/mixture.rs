@@ -55,7 +55,7 @@ impl Mixture {
             ..Router::sigmoid(normalize, self.routed_scaling_factor.unwrap_or(1.0))
         };
         let counts = [self.n_routed_experts.unwrap_or(0), self.num_experts_per_tok];
-        let shared = shared.map(|unit| Shared { unit: Unit::Gated(unit), gate: None });
+        let shared = shared.map(|unit| Shared { unit: Unit::Gated(unit), gated: false });
         Ok(Experts { shared, ..Experts::new(counts, unit, router) })
     }
 }

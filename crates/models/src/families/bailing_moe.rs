@@ -39,7 +39,7 @@ impl Own {
             correction: self.moe_router_enable_expert_bias.unwrap_or(false),
             ..experts.router
         };
-        let shared = shared.then_some(Shared { unit: beside, gate: None });
+        let shared = shared.then_some(Shared { unit: beside, gated: false });
         Experts { unit: Unit::Gated(unit), shared, router, ..experts }.checked()
     }
 }

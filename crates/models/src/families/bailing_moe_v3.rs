@@ -1,6 +1,7 @@
 //! Ling 3: the delta rule with a decay for each number of a key in most layers, attention over latents with a gate on each head
 //! in the last of each group.
 
+use mlxengine_tensor::Unary;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -38,7 +39,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let (own, mixture, sizes): (Own, _, Sizes) = (config.read()?, Mixture::read(&config)?, config.read()?);
     let (c, latent) = config.latent(6e6)?;
     let norm = Norm { eps: c.rms_norm_eps, ..latent.norm };
-    let latent = Latent { norm, gate: Some(HeadGate::Head), ..latent };
+    let latent = Latent { norm, gate: Some(HeadGate::Head(Unary::Sigmoid)), ..latent };
     let delta = KeyedDelta {
         heads: c.num_attention_heads,
         head_dim: within("head_dim", sizes.head_dim)?,

@@ -120,7 +120,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let limit = if own.swiglu_limit > 0.0 { own.swiglu_limit } else { f32::INFINITY };
     let unit = Gated { act: Gate::ClampedSwish { alpha: 1.0, limit, shift: 0.0 }, ..c.gated()? };
     let counts = [own.n_routed_experts, own.num_experts_per_tok];
-    let shared = Some(Shared { unit: spec::Unit::Gated(unit), gate: None });
+    let shared = Some(Shared { unit: spec::Unit::Gated(unit), gated: false });
     let decoder = c.decoder(false, |index| {
         let mlp = Experts { shared, ..Experts::new(counts, unit, router) }.checked()?;
         let rope = Some(attention(&c, &own, c.norm(), index)?.rope);

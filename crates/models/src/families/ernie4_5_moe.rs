@@ -36,10 +36,10 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     };
     let hidden = own.moe_intermediate_size.filter(|size| *size > 0).unwrap_or(c.intermediate_size);
     let unit = Gated { hidden, ..c.gated()? };
-    let shared = own
-        .moe_num_shared_experts
-        .filter(|count| *count > 0)
-        .map(|count| Shared { unit: Unit::Gated(Gated { hidden: hidden.saturating_mul(count), ..unit }), gate: None });
+    let shared = own.moe_num_shared_experts.filter(|count| *count > 0).map(|count| Shared {
+        unit: Unit::Gated(Gated { hidden: hidden.saturating_mul(count), ..unit }),
+        gated: false,
+    });
     let router = Router { scores, ..Router::softmax(true) };
     let experts = Experts { shared, ..Experts::new([own.moe_num_experts, own.moe_k.unwrap_or(1)], unit, router) };
     let first = numbers(own.moe_layer_start_index.as_ref()).min().unwrap_or(0);

@@ -104,7 +104,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
         let mlp = if own.enable_moe_block {
             let unit = Gated { hidden: own.moe_intermediate_size.unwrap_or(0), ..dense };
             let counts = [own.num_experts.unwrap_or(0), own.top_k_experts.unwrap_or(0)];
-            let shared = Some(Shared { unit: spec::Unit::Gated(dense), gate: None });
+            let shared = Some(Shared { unit: spec::Unit::Gated(dense), gated: false });
             Experts { shared, ..Experts::new(counts, unit, Router::softmax(true)) }.checked()?
         } else {
             dense.into()

@@ -45,7 +45,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
             let unit = Gated { bias: false, ..c.gated()? };
             let hidden = keys.shared_intermediate_size.unwrap_or(0);
             let shared = Gated { hidden, projection: Projection::Joined, ..unit };
-            let shared = Some(Shared { unit: Unit::Gated(shared), gate: None });
+            let shared = Some(Shared { unit: Unit::Gated(shared), gated: false });
             let counts = [count, keys.num_experts_per_tok.unwrap_or(0)];
             Experts { shared, ..Experts::new(counts, unit, Router::softmax(true)) }.checked()?
         }

@@ -40,7 +40,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
             let unit = Gated { hidden: size.unwrap_or(dense.hidden), ..dense };
             let experts = Experts::new([own.num_experts, number(&own.moe_topk, index)?], unit, Router::softmax(false));
             let beside = dense.hidden.saturating_mul(number(&own.num_shared_expert, index)?);
-            let shared = Shared { unit: Unit::Gated(Gated { hidden: beside, ..dense }), gate: None };
+            let shared = Shared { unit: Unit::Gated(Gated { hidden: beside, ..dense }), gated: false };
             Experts { shared: own.use_mixed_mlp_moe.then_some(shared), ..experts }.checked()?
         };
         Ok(c.layer(Attention { rope: Some(rope.clone()), qk_norm, ..c.attention()? }, mlp))

@@ -1,5 +1,6 @@
 //! Laguna: layers with heads, windows and rotations of their own, a gate on each head, a mixture in most layers.
 
+use mlxengine_tensor::Unary;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -32,7 +33,7 @@ impl Own {
         };
         let unit = |hidden| Ok::<_, Error>(Gated { hidden, bias: false, ..c.gated()? });
         let router = Router { scores, ..Router::sigmoid(true, self.moe_routed_scaling_factor) };
-        let shared = Shared { unit: Unit::Gated(unit(self.shared_expert_intermediate_size)?), gate: None };
+        let shared = Shared { unit: Unit::Gated(unit(self.shared_expert_intermediate_size)?), gated: false };
         let counts = [self.num_experts, self.num_experts_per_tok];
         Ok(Experts { shared: Some(shared), ..Experts::new(counts, unit(self.moe_intermediate_size)?, router) })
     }
@@ -64,7 +65,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
             qkv_bias: own.qkv_bias,
             qk_norm: Some(c.norm().into()),
             rope: Some(turns.rope(10_000.0)?),
-            gate: own.gating.then_some(HeadGate::HeadSoftplus),
+            gate: own.gating.then_some(HeadGate::Head(Unary::Softplus)),
             window,
             ..layer.attention()?
         };

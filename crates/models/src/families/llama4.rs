@@ -47,7 +47,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let router = Router { correction: false, weighs_inputs: true, scores: Scores::Sigmoid, ..Router::softmax(false) };
     let experts = Experts {
         joined: JoinedExperts::Columns,
-        shared: Some(Shared { unit: Unit::Gated(unit), gate: None }),
+        shared: Some(Shared { unit: Unit::Gated(unit), gated: false }),
         ..Experts::new([own.num_local_experts, own.num_experts_per_tok], unit, router)
     };
     let dense = Gated { hidden: own.intermediate_size_mlp, ..unit };

@@ -60,16 +60,15 @@ fn keys(config: &Config) -> Result<(Common, Latent, Own)> {
     let config = config.aliases(&[("intermediate_size", "ffn_hidden_size"), ("num_hidden_layers", "num_layers")]);
     let own: Own = config.read()?;
     let (c, latent) = config.latent(10_000.0)?;
-    let stretch = |on: bool, rank: usize| if on { (c.hidden_size as f32 / rank as f32).sqrt() } else { 1.0 };
-    let asked = stretch(own.mla_scale_q_lora, latent.query_rank.unwrap_or(c.hidden_size));
-    let latent = Latent {
-        norm: spec::Norm { eps: 1e-5, ..latent.norm },
-        scale: latent.scale * asked,
-        latent_scale: stretch(own.mla_scale_kv_lora, latent.rank),
-        ..latent
-    };
+    let asked = stretch(own.mla_scale_q_lora, c.hidden_size, latent.query_rank.unwrap_or(c.hidden_size));
+    let latent = Latent { norm: spec::Norm { eps: 1e-5, ..latent.norm }, scale: latent.scale * asked, ..latent };
     within("n_routed_experts", own.n_routed_experts)?;
     Ok((c, latent, own))
+}
+
+/// What multiplies vectors of low rank after their norm.
+fn stretch(on: bool, dim: usize, rank: usize) -> f32 {
+    if on { (dim as f32 / rank as f32).sqrt() } else { 1.0 }
 }
 
 /// Each layer of the configuration as two, the first of which has the mixture.
@@ -79,7 +78,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let decoder = doubled.decoder(false, |index| {
         let mlp = match index % 2 {
             0 => {
-                let shared = spec::Shared { unit: spec::Unit::Gated(c.gated()?), gate: None };
+                let shared = spec::Shared { unit: spec::Unit::Gated(c.gated()?), gated: false };
                 Mlp::Experts(Experts { shared: Some(shared), ..own.experts(&c, own.n_routed_experts)? })
             }
             _ => c.mlp()?,
@@ -100,7 +99,13 @@ pub(super) fn load(
     weights: Weights,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Box<dyn LanguageModel>> {
-    let (c, _, own) = keys(config)?;
+    let (c, latent, own) = keys(config)?;
+    // What would multiply each latent multiplies the weights of its norm instead.
+    let factor = stretch(own.mla_scale_kv_lora, c.hidden_size, latent.rank);
+    let weights = weights.changed(|name, tensor| {
+        let scaled = factor != 1.0 && name.ends_with(".kv_a_layernorm.weight");
+        if scaled { tensor.to_f32().map(|weights| weights.scale(factor)) } else { None }
+    });
     let ends = Ends::load(spec, &weights)?;
     let (body, spec) = (weights.root().at("model"), &ends.spec);
     let mut plan = Plan::default();

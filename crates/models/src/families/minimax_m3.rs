@@ -64,7 +64,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     };
     let act = Gate::ClampedSwish { alpha: keys.swiglu_alpha, limit: keys.swiglu_limit, shift: 1.0 };
     let unit = |hidden| Ok::<_, Error>(Gated { hidden, act, ..c.gated()? });
-    let shared = Some(Shared { unit: Unit::Gated(unit(keys.shared_intermediate_size)?), gate: None });
+    let shared = Some(Shared { unit: Unit::Gated(unit(keys.shared_intermediate_size)?), gated: false });
     let (counts, router) =
         ([keys.num_local_experts, keys.num_experts_per_tok], Router::sigmoid(true, keys.routed_scaling_factor));
     let experts = Experts { shared, ..Experts::new(counts, unit(c.intermediate_size)?, router) };

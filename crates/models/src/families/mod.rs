@@ -8,10 +8,12 @@ use crate::{Config, Error, Result};
 mod afm7;
 mod afmoe;
 mod apertus;
+mod baichuan_m1;
 mod bailing_hybrid;
 mod bailing_moe;
 mod bailing_moe_linear;
 mod bailing_moe_v3;
+mod bitnet;
 mod cohere;
 mod cohere2;
 mod dbrx;
@@ -91,10 +93,12 @@ mod olmoe;
 mod openelm;
 mod phi;
 mod phi3;
+mod phi3small;
 mod phimoe;
 mod phixtral;
 mod plamo;
 mod plamo2;
+mod plamo3;
 mod prism_hadamard_qwen35;
 mod qwen;
 mod qwen2;
@@ -115,6 +119,7 @@ mod spark2_5;
 mod stablelm;
 mod starcoder2;
 mod step3p5;
+mod talkie;
 mod telechat3;
 mod youtu_llm;
 
@@ -158,10 +163,12 @@ pub const FAMILIES: &[Family] = &[
     Family::new("afm7", &["afm7"], afm7::decoder).of(afm7::load),
     Family::new("afmoe", &["afmoe"], afmoe::decoder),
     Family::new("apertus", &["apertus"], apertus::decoder),
+    Family::new("baichuan_m1", &["baichuan_m1"], baichuan_m1::decoder).of(baichuan_m1::load),
     Family::new("bailing_hybrid", &["bailing_hybrid"], bailing_hybrid::decoder),
     Family::new("bailing_moe", &["bailing_moe"], bailing_moe::decoder),
     Family::new("bailing_moe_linear", &["bailing_moe_linear"], bailing_moe_linear::decoder),
     Family::new("bailing_moe_v3", &["bailing_moe_v3"], bailing_moe_v3::decoder),
+    Family::new("bitnet", &["bitnet"], bitnet::decoder).of(bitnet::load),
     Family::new("cohere", &["cohere"], cohere::decoder),
     Family::new("cohere2", &["cohere2"], cohere2::decoder),
     Family::new("dbrx", &["dbrx"], dbrx::decoder),
@@ -207,7 +214,7 @@ pub const FAMILIES: &[Family] = &[
     Family::new("kimi_k3", &["kimi_k3"], kimi_k3::decoder),
     Family::new("kimi_linear", &["kimi_linear"], kimi_linear::decoder),
     Family::new("kimi_vl", &["kimi_vl"], deepseek_v3::text),
-    Family::new("Klear", &["Klear"], klear::decoder),
+    Family::new("Klear", &["Klear"], klear::decoder).of(klear::load),
     Family::new("laguna", &["laguna"], laguna::decoder),
     Family::new("lfm2", &["lfm2"], lfm2::decoder),
     Family::new("lfm2_moe", &["lfm2_moe"], lfm2_moe::decoder),
@@ -237,7 +244,7 @@ pub const FAMILIES: &[Family] = &[
     Family::new("nemotron", &["nemotron"], nemotron::decoder),
     Family::new("nemotron_h", &["nemotron_h"], nemotron_h::decoder),
     Family::new("nemotron_nas", &["nemotron-nas"], nemotron_nas::decoder),
-    Family::new("olmo", &["olmo"], olmo::decoder),
+    Family::new("olmo", &["olmo"], olmo::decoder).of(olmo::load),
     Family::new("olmo2", &["olmo2"], olmo2::decoder),
     Family::new("olmo3", &["olmo3"], olmo3::decoder),
     Family::new("olmo_hybrid", &["olmo_hybrid"], olmo_hybrid::decoder),
@@ -245,10 +252,12 @@ pub const FAMILIES: &[Family] = &[
     Family::new("openelm", &["openelm"], openelm::decoder),
     Family::new("phi", &["phi"], phi::decoder),
     Family::new("phi3", &["phi3"], phi3::decoder),
+    Family::new("phi3small", &["phi3small"], phi3small::decoder).of(phi3small::load),
     Family::new("phimoe", &["phimoe"], phimoe::decoder),
     Family::new("phixtral", &["phixtral", "phi-msft"], phixtral::decoder),
     Family::new("plamo", &["plamo"], plamo::decoder),
     Family::new("plamo2", &["plamo2"], plamo2::decoder),
+    Family::new("plamo3", &["plamo3"], plamo3::decoder),
     Family::new("prism_hadamard_qwen35", &["prism_hadamard_qwen35"], prism_hadamard_qwen35::decoder)
         .of(prism_hadamard_qwen35::load),
     Family::new("qwen", &["qwen"], qwen::decoder),
@@ -270,6 +279,7 @@ pub const FAMILIES: &[Family] = &[
     Family::new("stablelm", &["stablelm"], stablelm::decoder),
     Family::new("starcoder2", &["starcoder2"], starcoder2::decoder),
     Family::new("step3p5", &["step3p5"], step3p5::decoder),
+    Family::new("talkie", &["talkie"], talkie::decoder).of(talkie::load),
     Family::new("telechat3", &["telechat3"], telechat3::decoder),
     Family::new("youtu_llm", &["youtu_llm"], youtu_llm::decoder),
 ];

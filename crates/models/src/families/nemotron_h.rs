@@ -55,7 +55,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     let unit = |hidden| Plain { hidden, act: Unary::Relu2, bias: c.mlp_bias };
     let experts = || {
         let size = mixture.moe_shared_expert_intermediate_size.filter(|_| mixture.n_shared_experts.is_some());
-        let shared = size.map(|hidden| Shared { unit: Unit::Plain(unit(hidden)), gate: None });
+        let shared = size.map(|hidden| Shared { unit: Unit::Plain(unit(hidden)), gated: false });
         let counts = [mixture.n_routed_experts.unwrap_or(0), mixture.num_experts_per_tok.unwrap_or(0)];
         let each = Plain { bias: false, ..unit(mixture.moe_intermediate_size.unwrap_or(0)) };
         let experts = Experts::new(counts, c.gated()?, mixture.corrected()?);

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::spec::{Attention, Decoder, Experts, Gated, Head, Router, Shared, SharedGate, Unit};
+use crate::spec::{Attention, Decoder, Experts, Gated, Head, Router, Shared, Unit};
 use crate::{Config, Result};
 
 #[derive(Deserialize)]
@@ -20,8 +20,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
     config.only("mlp_only_layers", &json!([]))?;
     let (c, mixture): (_, Mixture) = (config.common()?, config.read()?);
     let unit = |hidden| Ok::<_, crate::Error>(Gated { hidden, ..c.gated()? });
-    let shared =
-        Shared { unit: Unit::Gated(unit(mixture.shared_expert_intermediate_size)?), gate: Some(SharedGate::Own) };
+    let shared = Shared { unit: Unit::Gated(unit(mixture.shared_expert_intermediate_size)?), gated: true };
     let counts = [mixture.num_experts, mixture.num_experts_per_tok];
     let experts = Experts {
         shared: Some(shared),

@@ -4,8 +4,7 @@ use serde::Deserialize;
 
 use crate::config::Common;
 use crate::spec::{
-    Attention, Decoder, DeltaProjection, Experts, Gated, HeadGate, Layer, Mixer, Mlp, Norm, Router, Shared, SharedGate,
-    Unit,
+    Attention, Decoder, DeltaProjection, Experts, Gated, HeadGate, Layer, Mixer, Mlp, Norm, Router, Shared, Unit,
 };
 use crate::{Config, Error, Result};
 
@@ -31,8 +30,7 @@ impl Keys {
             return c.mlp();
         }
         let unit = |hidden: Option<usize>| Ok::<_, Error>(Gated { hidden: hidden.unwrap_or(0), ..c.gated()? });
-        let shared =
-            Shared { unit: Unit::Gated(unit(self.shared_expert_intermediate_size)?), gate: Some(SharedGate::Own) };
+        let shared = Shared { unit: Unit::Gated(unit(self.shared_expert_intermediate_size)?), gated: true };
         let counts = [count, self.num_experts_per_tok.unwrap_or(0)];
         let experts = Experts::new(counts, unit(self.moe_intermediate_size)?, Router::softmax(self.norm_topk_prob));
         Experts { shared: Some(shared), ..experts }.checked()

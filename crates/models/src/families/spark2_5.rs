@@ -29,7 +29,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
         let window = c.window(index)?;
         let kind = if window.is_some() { "sliding_attention" } else { "full_attention" };
         let turns = Common { rope_parameters: own.rope_parameters.get(kind).cloned(), ..c.clone() };
-        let (projection, gate) = (Projection::Joined, Some(HeadGate::Head));
+        let (projection, gate) = (Projection::Joined, Some(HeadGate::Head(Unary::Sigmoid)));
         let rope = Some(turns.plain_rope(10_000.0)?);
         Ok(c.layer(Attention { projection, gate, rope, window, ..c.attention()? }, mlp.into()))
     })?;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use mlxengine_tensor::Unary;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -49,8 +50,8 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
         } else {
             layer.plain_rope(1e4)?
         };
-        let (gate, window) =
-            (own.use_head_wise_attn_gate.then_some(HeadGate::Head), c.sliding_window.filter(|_| slides));
+        let gate = own.use_head_wise_attn_gate.then_some(HeadGate::Head(Unary::Sigmoid));
+        let window = c.sliding_window.filter(|_| slides);
         let attention = Attention { qk_norm: Some(norm.into()), rope: Some(rope), gate, window, ..layer.attention()? };
         let unit =
             |hidden, limits: &[Option<f32>]| Gated { hidden, ..gated }.clamped(limits.get(index).copied().flatten());
@@ -60,7 +61,7 @@ pub(super) fn decoder(config: &Config) -> Result<Decoder> {
         }
         let experts = mixture.experts(&c)?;
         let each = Unit::Gated(unit(experts.unit.hidden(), &own.swiglu_limits));
-        let shared = Some(Shared { unit: Unit::Gated(beside(own.share_expert_dim)), gate: None });
+        let shared = Some(Shared { unit: Unit::Gated(beside(own.share_expert_dim)), gated: false });
         let mlp = Experts { unit: each, shared, ..experts }.checked()?;
         Ok(Layer { norm, ..c.layer(attention, mlp) })
     })?;

@@ -22,7 +22,7 @@ pub(crate) struct Attention {
     /// Index of the rotation in the model's list.
     rotation: Option<usize>,
     /// Where its keys and values lie in a state.
-    pub(super) slot: usize,
+    pub(crate) slot: usize,
     spec: spec::Attention,
 }
 
@@ -37,12 +37,12 @@ enum Input {
     Queries(Box<Linear>),
 }
 
-/// What attention computes on, each `[N, heads, size]`.
-pub(super) struct Inputs {
-    pub(super) q: Tensor,
+/// What attention computes on, each `[N, heads, size]`, or as it is projected `[N, heads * size]`.
+pub(crate) struct Inputs {
+    pub(crate) q: Tensor,
     /// Keys and values, unless those of an earlier layer serve.
-    pub(super) kv: Option<[Tensor; 2]>,
-    /// What came with the queries.
+    pub(crate) kv: Option<[Tensor; 2]>,
+    /// What multiplies the result, before its function.
     gate: Option<Tensor>,
 }
 
@@ -63,9 +63,7 @@ impl Attention {
                 w.linear("k_proj", [dim, keys], spec.qkv_bias)?,
                 w.linear("v_proj", [dim, values], spec.qkv_bias)?,
             ])),
-            Projection::Joined | Projection::UpFirst => {
-                Input::Each(Box::new(w.joined("qkv_proj", dim, sizes, spec.qkv_bias)?))
-            }
+            Projection::Joined => Input::Each(Box::new(w.joined("qkv_proj", dim, sizes, spec.qkv_bias)?)),
             Projection::Grouped => {
                 let all = queries + keys + values;
                 Input::Grouped(Box::new(w.linear("qkv_proj", [dim, all], spec.qkv_bias)?))
@@ -82,9 +80,7 @@ impl Attention {
             None => None,
         };
         let gate = match spec.gate {
-            Some(HeadGate::Head | HeadGate::HeadSoftplus) => {
-                Some(w.linear("g_proj", [dim, heads], w.at("g_proj").has("bias"))?)
-            }
+            Some(HeadGate::Head(_)) => Some(w.linear("g_proj", [dim, heads], w.at("g_proj").has("bias"))?),
             Some(HeadGate::Each) => Some(w.linear("gate_proj", [dim, heads * spec.value_dim], false)?),
             Some(HeadGate::Query) | None => None,
         };
@@ -111,9 +107,13 @@ impl Attention {
 
     /// `x [N, dim] -> [N, dim]`, where the rows are those of the spans one after another.
     pub(crate) fn forward(&self, x: &Tensor, pass: &Pass<'_>, spans: &mut [Span<'_>]) -> Tensor {
-        let rows = x.shape()[0];
-        let Inputs { q, kv, gate } = self.inputs(x, pass);
-        let mut start = 0;
+        self.output(self.attended(self.inputs(x, pass), spans))
+    }
+
+    /// The heads' results `[N, heads, value_dim]` for what [`Attention::inputs`] gives.
+    pub(crate) fn attended(&self, inputs: Inputs, spans: &mut [Span<'_>]) -> Tensor {
+        let Inputs { q, kv, gate } = inputs;
+        let (rows, mut start) = (q.shape()[0], 0);
         let attended: Tensors = spans
             .iter_mut()
             .map(|span| {
@@ -130,27 +130,30 @@ impl Attention {
                 self.attend(&q, view, first)
             })
             .collect();
-        let mut y = Tensor::concat(attended, 0);
-        if let Some(gate) = gate.or_else(|| self.gate.as_ref().map(|gate| gate.forward(x))) {
-            let each = gate.shape().elements() / (rows * self.spec.heads);
-            let softplus = self.spec.gate == Some(HeadGate::HeadSoftplus);
-            let share = if softplus { Unary::Softplus } else { Unary::Sigmoid };
-            y = y.mul(&gate.reshape([rows, self.spec.heads, each]).unary(share));
-        }
-        self.output(y)
+        let y = Tensor::concat(attended, 0);
+        let Some(gate) = gate else { return y };
+        let each = gate.shape().elements() / (rows * self.spec.heads);
+        let function = self.spec.gate.map_or(Unary::Sigmoid, HeadGate::function);
+        y.mul(&gate.reshape([rows, self.spec.heads, each]).unary(function))
     }
 
     /// What the heads' results `[N, heads, value_dim]` add to the residual stream.
-    pub(super) fn output(&self, y: Tensor) -> Tensor {
+    pub(crate) fn output(&self, y: Tensor) -> Tensor {
         let rows = y.shape()[0];
         let y = self.regrouped(y, [self.spec.kv_heads, self.spec.heads / self.spec.kv_heads], self.spec.value_dim);
         self.o.forward(&y.reshape([rows, self.spec.heads * self.spec.value_dim]))
     }
 
-    pub(super) fn inputs(&self, x: &Tensor, pass: &Pass<'_>) -> Inputs {
+    /// Queries, keys and values of rows, normed and turned.
+    pub(crate) fn inputs(&self, x: &Tensor, pass: &Pass<'_>) -> Inputs {
+        self.placed(self.projected(x), pass)
+    }
+
+    /// The same as they are projected, without their positions.
+    pub(crate) fn projected(&self, x: &Tensor) -> Inputs {
         let spec = &self.spec;
         let rows = x.shape()[0];
-        let (mut q, kv) = match &self.input {
+        let (q, kv) = match &self.input {
             Input::Each(linears) => {
                 let [q, k, v] = Linear::forward_all(linears.each_ref(), x);
                 (q, Some([k, v]))
@@ -175,20 +178,27 @@ impl Attention {
             }
             None => t,
         };
-        q = self.regrouped(clip(q), [spec.heads / spec.kv_heads, spec.kv_heads], spec.head_dim);
-        let kv: Option<[Tensor; 2]> = kv.map(|kv| kv.map(clip));
-        let mut gate = None;
+        let mut q = self.regrouped(clip(q), [spec.heads / spec.kv_heads, spec.kv_heads], spec.head_dim);
+        let kv = kv.map(|kv| kv.map(clip));
+        let mut gate = self.gate.as_ref().map(|gate| gate.forward(x));
         if spec.gate == Some(HeadGate::Query) {
             let both = q.reshape([rows, spec.heads, 2 * spec.head_dim]);
             gate = Some(both.clone().slice(2, spec.head_dim, spec.head_dim));
             q = both.slice(2, 0, spec.head_dim);
         }
+        Inputs { q, kv, gate }
+    }
+
+    /// What is projected, with its norms and positions.
+    pub(crate) fn placed(&self, inputs: Inputs, pass: &Pass<'_>) -> Inputs {
+        let Inputs { q, kv, gate } = inputs;
+        let rows = q.shape()[0];
         let mut q = self.turned(q, 0, pass);
-        if let Some(temperature) = spec.temperature {
+        if let Some(temperature) = self.spec.temperature {
             q = q.mul(&factors(temperature, pass.positions, rows));
         }
         let kv = kv.map(|[k, v]| {
-            let v = v.reshape([rows, spec.kv_heads, spec.value_dim]);
+            let v = v.reshape([rows, self.spec.kv_heads, self.spec.value_dim]);
             [self.turned(k, 1, pass), self.v_norm.as_ref().map_or(v.clone(), |norm| norm.forward(&v))]
         });
         Inputs { q, kv, gate }
@@ -229,7 +239,7 @@ impl Attention {
     }
 
     /// Attention of a span whose first position is `first`.
-    pub(super) fn attend(&self, q: &Tensor, view: View, first: usize) -> Tensor {
+    pub(crate) fn attend(&self, q: &Tensor, view: View, first: usize) -> Tensor {
         let sdpa = Sdpa {
             scale: self.spec.scale,
             causal: true,

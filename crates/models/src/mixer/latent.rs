@@ -111,10 +111,7 @@ impl Latent {
         }
         let rotated = self.rotate(q.clone().slice(2, nope_dim, rope_dim), pass);
         let both = self.down.forward(x);
-        let mut latent = self.norm.forward(&both.clone().slice(1, 0, rank));
-        if self.spec.latent_scale != 1.0 {
-            latent = latent.scale(self.spec.latent_scale);
-        }
+        let latent = self.norm.forward(&both.clone().slice(1, 0, rank));
         let key = self.rotate(both.slice(1, rank, rope_dim).reshape([rows, 1, rope_dim]), pass);
         let kept = Tensor::concat([latent.reshape([rows, 1, rank]), key], 2);
         let index = self.indexer.as_ref().map(|indexer| indexer.project(x, &low, pass));
@@ -136,7 +133,7 @@ impl Latent {
         });
         let attended = match &self.gate {
             Some(gate) => {
-                let gate = gate.forward(x).unary(Unary::Sigmoid);
+                let gate = gate.forward(x).unary(self.spec.gate.map_or(Unary::Sigmoid, HeadGate::function));
                 let each = gate.shape()[1] / heads;
                 attended.mul(&gate.reshape([rows, heads, each]))
             }

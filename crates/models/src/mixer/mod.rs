@@ -24,8 +24,9 @@ use crate::spec;
 use crate::state::SlotSpec;
 use crate::weights::Scope;
 use crate::{Error, Result};
-use attention::Attention;
+pub(crate) use attention::{Attention, Inputs};
 use block_sparse::BlockSparse;
+pub(crate) use conv::Conv;
 use delta::{GatedDelta, KeyedDelta};
 use gated_recurrence::GatedRecurrence;
 pub(crate) use indexer::best;
@@ -89,7 +90,7 @@ impl Plan {
 }
 
 /// Runs `work` on each span's rows of `parts`, and joins the results.
-fn each_span<const N: usize>(
+pub(crate) fn each_span<const N: usize>(
     spans: &mut [Span<'_>],
     parts: [Tensor; N],
     mut work: impl FnMut([Tensor; N], &mut Span<'_>) -> Tensor,

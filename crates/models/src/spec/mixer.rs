@@ -52,8 +52,6 @@ pub struct Latent {
     pub value_dim: usize,
     /// On the vectors of low rank.
     pub norm: Norm,
-    /// Multiplies the latents after it.
-    pub latent_scale: f32,
     /// Whether the projections to low rank and the output have biases.
     pub bias: bool,
     /// Rotary positions.

@@ -196,17 +196,8 @@ pub struct ExpertLatent {
 pub struct Shared {
     /// The unit.
     pub unit: Unit,
-    /// What weighs its result.
-    pub gate: Option<SharedGate>,
-}
-
-/// What weighs the result of a unit that works on every token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SharedGate {
-    /// `sigmoid(shared_expert_gate(x))`.
-    Own,
-    /// `softmax(coefficient(x))`, of which the first number weighs what the chosen ones give and the second this.
-    Balance,
+    /// Whether `sigmoid(shared_expert_gate(x))` weighs its result.
+    pub gated: bool,
 }
 
 /// Who picks experts: `gate`.

@@ -1,6 +1,6 @@
 //! How much a decoder holds and computes, from its description alone.
 
-use super::{Attention, Decoder, Head, HeadGate, Mixer, Mlp, Projection, SharedGate, Unit};
+use super::{Attention, Decoder, Head, HeadGate, Mixer, Mlp, Projection, Unit};
 
 /// Numbers of weights in the matrices of a decoder. What is small beside them, norms and biases, is not counted, nor is what a
 /// family has for itself beside its layers.
@@ -75,7 +75,7 @@ impl HeadGate {
     /// Numbers that gate the results of so many heads.
     fn numbers(self, heads: usize, query_dim: usize, value_dim: usize) -> usize {
         match self {
-            HeadGate::Head | HeadGate::HeadSoftplus => heads,
+            HeadGate::Head(_) => heads,
             HeadGate::Each => heads * value_dim,
             HeadGate::Query => heads * query_dim,
         }
@@ -165,23 +165,13 @@ impl Mixer {
     }
 }
 
-impl SharedGate {
-    fn numbers(self) -> usize {
-        match self {
-            SharedGate::Own => 1,
-            SharedGate::Balance => 2,
-        }
-    }
-}
-
 impl Mlp {
     /// Weights in its matrices, for a residual stream of `dim`.
     pub fn weights(&self, dim: usize) -> usize {
         match self {
             Mlp::Dense(unit) => unit.weights(dim),
             Mlp::Experts(e) => {
-                let shared =
-                    e.shared.map_or(0, |s| s.unit.weights(dim) + s.gate.map_or(0, |gate| gate.numbers() * dim));
+                let shared = e.shared.map_or(0, |s| s.unit.weights(dim) + usize::from(s.gated) * dim);
                 let latent = e.latent.map_or(0, |latent| 2 * latent.dim * dim);
                 self.experts(dim) + dim * e.count + shared + latent
             }

@@ -55,7 +55,8 @@ pub(super) fn needless(name: &str) -> Option<&'static str> {
     if [".k_scale", ".v_scale", ".q_scale"].iter().any(|end| name.ends_with(end)) {
         return Some("caches have scales of their own");
     }
-    if name.ends_with(".inv_freq") {
+    let tables = [".inv_freq", ".cos", ".sin", "_cos", "_sin"];
+    if tables.iter().any(|end| name.ends_with(end)) || name.contains("rotary") {
         return Some("frequencies follow from config.json");
     }
     let mask = [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"];
@@ -82,8 +83,9 @@ mod tests {
 
     #[test]
     fn what_no_text_needs_has_a_reason() {
-        for name in ["visual.blocks.0.weight", "model.vision_tower.x.weight", "h.0.attn.bias", "a.rotary_emb.inv_freq"]
-        {
+        let towers = ["visual.blocks.0.weight", "model.vision_tower.x.weight"];
+        let tables = ["h.0.attn.bias", "a.rotary_emb.inv_freq", "model.rotary.table", "model.blocks.0.attn.cos"];
+        for name in towers.iter().chain(&tables) {
             assert!(needless(name).is_some(), "{name}");
         }
         for name in ["model.layers.0.self_attn.q_proj.bias", "model.norm.weight"] {

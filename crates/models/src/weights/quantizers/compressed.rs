@@ -2,11 +2,38 @@
 
 use mlxengine_tensor::{Bytes, Dtype, Spec, Tensor, Weight};
 
-use super::integers::Integers;
+use super::integers::{self, Integers};
 use super::settings::Told;
 use super::{Blocks, Quantizer, repack};
 use crate::Result;
 use crate::weights::Scope;
+
+/// How codes lie in words.
+#[derive(Clone, Copy)]
+enum Packing {
+    /// One after another, some in two words.
+    Stream,
+    /// As many as fit whole into each, as older files have them where bits do not divide a word.
+    Whole,
+}
+
+impl Packing {
+    /// Words of `count` codes.
+    fn words(self, bits: usize, count: usize) -> usize {
+        match self {
+            Packing::Stream => (count * bits).div_ceil(32),
+            Packing::Whole => count.div_ceil(32 / bits.clamp(1, 32)),
+        }
+    }
+
+    /// The first bit of a code.
+    fn bit(self, bits: usize, index: usize) -> usize {
+        match self {
+            Packing::Stream => index * bits,
+            Packing::Whole => index / (32 / bits) * 32 + index % (32 / bits) * bits,
+        }
+    }
+}
 
 impl Scope<'_> {
     pub(super) fn compressed(&self, shape: [usize; 2], quantizer: &Quantizer) -> Result<Weight> {
@@ -38,24 +65,38 @@ impl Scope<'_> {
         }
     }
 
-    /// Whole codes to a word, the middle one for 0: `weight_packed [outputs, inputs * bits / 32]`.
+    /// Codes in words, the middle one for 0: `weight_packed [outputs, words]`.
     fn packed_integers(&self, codes: Tensor, shape: [usize; 2], told: Told) -> Result<Weight> {
         let [outputs, inputs] = shape;
         let words = codes.shape().last();
-        let bits = (words * 32).checked_div(inputs).unwrap_or(0);
-        if codes.shape()[..] != [outputs, words] || bits * inputs != words * 32 {
-            return Err(self.other_shape("weight_packed", &codes, shape));
-        }
-        if !matches!(bits, 2 | 4 | 8) {
-            return Err(self.unsupported(format!("packs {bits} bits a weight; 2, 4 and 8 are supported")));
+        let uneven = told.bits.filter(|bits| matches!(bits, 3 | 5 | 6)).map(|bits| bits as usize);
+        let bits = uneven.unwrap_or((words * 32).checked_div(inputs).unwrap_or(0));
+        let ways = [Packing::Stream, Packing::Whole].map(|way| (way, way.words(bits, inputs) == words));
+        let packing = match ways {
+            _ if codes.shape()[..] != [outputs, words] => None,
+            [(way, fits), _] if uneven.is_none() => Some(way).filter(|_| fits && bits * inputs == words * 32),
+            [(_, true), (_, true)] if inputs > 32 / bits => {
+                let what = format!("packs {inputs} weights of {bits} bits into {words} words, which two layouts do");
+                return Err(self.unsupported(what));
+            }
+            ways => ways.into_iter().find_map(|(way, fits)| fits.then_some(way)),
+        };
+        let Some(packing) = packing else { return Err(self.other_shape("weight_packed", &codes, shape)) };
+        if !matches!(bits, 2..=6 | 8) {
+            return Err(self.unsupported(format!("packs {bits} bits a weight; 2 to 6 and 8 are supported")));
         }
         self.shape_told(shape)?;
         let (scales, dtype) = self.over_blocks("weight_scale", shape, told.block)?;
         let zeros = match self.optional("weight_zero_point") {
-            Some(packed) => Some(self.packed_zeros(&packed, bits, outputs, &scales)?),
+            Some(packed) => Some(self.packed_zeros(&packed, (packing, bits), outputs, &scales)?),
             None => None,
         };
-        let codes = codes.read_as(Dtype::U32).expect("words are words");
+        let codes = match packing {
+            Packing::Stream => codes.read_as(Dtype::U32).expect("words are words"),
+            Packing::Whole => {
+                integers::codes(&repack::stream(&repack::words(codes.bytes()), bits as u32, [words, inputs]), outputs)
+            }
+        };
         self.integers(Integers { bits: bits as u32, codes, scales, dtype, zeros, groups: None }, shape, told)
     }
 
@@ -69,22 +110,27 @@ impl Scope<'_> {
         Err(self.misfit(format!("is of shape {told:?} by its own account, and the model asks for {shape:?}")))
     }
 
-    /// Zeros that are packed down the outputs: `[outputs * bits / 32, groups]`, the last word perhaps in part.
-    fn packed_zeros(&self, packed: &Tensor, bits: usize, outputs: usize, scales: &Blocks) -> Result<Blocks> {
-        let (each, groups) = (32 / bits, scales.columns);
+    /// Zeros that are packed down the outputs as codes are along the inputs: `[words, groups]`.
+    fn packed_zeros(
+        &self,
+        packed: &Tensor,
+        (packing, bits): (Packing, usize),
+        outputs: usize,
+        scales: &Blocks,
+    ) -> Result<Blocks> {
+        let (down, groups) = (packing.words(bits, outputs), scales.columns);
         let fits = matches!(packed.dtype(), Dtype::I32 | Dtype::U32)
-            && packed.shape()[..] == [outputs.div_ceil(each), groups]
+            && packed.shape()[..] == [down, groups]
             && scales.block[0] == 1;
         if !fits {
             return Err(self.misfit(format!("has zeros {}, which do not fit its scales", packed.spec())));
         }
-        let words = repack::words(packed.bytes());
+        let columns = repack::turned(&repack::words(packed.bytes()), down, groups);
         let zero = |row: usize, group: usize| {
-            let word = words[row / each * groups + group];
-            (word >> (row % each * bits) & ((1 << bits) - 1)) as f32
+            repack::bits(&columns[group * down..(group + 1) * down], bits as u32, packing.bit(bits, row)) as f32
         };
-        let numbers = (0..outputs).flat_map(|row| (0..groups).map(move |group| zero(row, group)));
-        Ok(Blocks { numbers: numbers.collect(), ..scales.clone() })
+        let numbers = (0..outputs).flat_map(|row| (0..groups).map(move |group| (row, group)));
+        Ok(Blocks { numbers: numbers.map(|(row, group)| zero(row, group)).collect(), ..scales.clone() })
     }
 
     /// Signed bytes `[outputs, inputs]`: with their first bits turned, they count from 128.

@@ -22,8 +22,7 @@ impl Integers {
     /// The weights in MLX's affine layout, `scale · code + bias`, where that has such groups; otherwise plain numbers in the
     /// type of the scales.
     ///
-    /// Both are exact: a bias `-scale · zero` is a power of two times the scale if the zero is the middle code, and is kept as
-    /// `F32`, with the scales, if it is another.
+    /// Both are exact: a bias `-scale · zero` is kept in the type of the scales if that holds it, and with them as `F32` if not.
     pub(super) fn into_weight(self, shape: [usize; 2]) -> Weight {
         let run = self.scales.block[1];
         let group = [128, 64, 32].into_iter().find(|g| run.is_multiple_of(*g) && shape[1].is_multiple_of(*g));
@@ -45,8 +44,8 @@ impl Integers {
         };
         let scales = each(&|row, column| self.scales.at(row, column));
         let biases = each(&|row, column| -self.scales.at(row, column) * self.zero(row, column));
-        let fits = self.dtype != Dtype::F16 || biases.f32s().iter().all(|bias| bias.abs() <= 65504.0);
-        let dtype = if self.zeros.is_none() && fits { self.dtype } else { Dtype::F32 };
+        let kept = |plain: &Tensor| plain.cast(self.dtype).to_f32().is_some_and(|back| back.f32s() == plain.f32s());
+        let dtype = if kept(&scales) && kept(&biases) { self.dtype } else { Dtype::F32 };
         Weight::Quantized(QuantizedTensor {
             format: QuantFormat { mode: QuantMode::Affine, bits: self.bits, group },
             scales: scales.cast(dtype),

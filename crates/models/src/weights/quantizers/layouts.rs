@@ -1,4 +1,4 @@
-//! AWQ and GPTQ: `qweight`, `qzeros` and `scales`, with the outputs along the rows.
+//! AWQ and GPTQ: `qweight`, `qzeros` and `scales`, with the outputs along the rows. BitNet: `weight` and `weight_scale`.
 
 use mlxengine_tensor::{Dtype, Tensor, Weight};
 
@@ -65,6 +65,27 @@ impl Scope<'_> {
         let words = repack::turned(&repack::words(packed.bytes()), down, outputs);
         let codes = integers::codes(&words, outputs);
         Ok(Integers { bits: bits as u32, codes, scales, dtype, zeros, groups: order }.into_weight([outputs, inputs]))
+    }
+
+    /// `weight U8 [outputs / 4, inputs]`, of four rows a quarter of the outputs apart, whose codes count from 1, and one
+    /// `weight_scale` for all, which multiplies or divides.
+    pub(super) fn ternary(&self, [outputs, inputs]: [usize; 2], divides: bool) -> Result<Weight> {
+        let packed = self.part("weight")?;
+        if packed.dtype() != Dtype::U8 || packed.shape()[..] != [outputs / 4, inputs] || !outputs.is_multiple_of(4) {
+            return Err(self.other_shape("weight", &packed, [outputs, inputs]));
+        }
+        let (mut scales, mut dtype) = self.over_blocks("weight_scale", [outputs, inputs], None)?;
+        if scales.numbers.len() != 1 || !dtype.is_float() {
+            return Err(
+                self.misfit(format!("has {} scales of type {dtype}, and one float is needed", scales.numbers.len()))
+            );
+        }
+        if divides {
+            (scales.numbers[0], dtype) = (1.0 / scales.numbers[0], Dtype::F32);
+        }
+        let codes = integers::codes(&repack::quarters(packed.bytes(), outputs, inputs), outputs);
+        let zeros = Some(Blocks { numbers: vec![1.0], ..scales.clone() });
+        Ok(Integers { bits: 2, codes, scales, dtype, zeros, groups: None }.into_weight([outputs, inputs]))
     }
 
     /// `scales [groups, outputs]`, a row for each group of inputs.

@@ -89,6 +89,8 @@ impl Scope<'_> {
                 Quantizer::Gptq { one_less } => self.gptq(shape, *one_less)?,
                 _ => return Err(self.misfit("has a `qweight`, which config.json knows nothing of")),
             }
+        } else if let Quantizer::Ternary { divides } = quantizer {
+            self.ternary(shape, *divides)?
         } else {
             self.compressed(shape, quantizer)?
         };

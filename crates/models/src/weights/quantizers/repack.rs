@@ -28,6 +28,18 @@ pub(super) fn awq_codes(words: &[u32]) -> Vec<f32> {
     words.iter().flat_map(|word| AWQ.map(|place| (word >> (4 * place) & 15) as f32)).collect()
 }
 
+/// Codes of two bits, four a byte, of rows that lie a quarter of all apart, as rows of words.
+pub(super) fn quarters(bytes: &[u8], rows: usize, columns: usize) -> Vec<u32> {
+    let mut words = Vec::with_capacity(rows * columns.div_ceil(16));
+    for shift in [0, 2, 4, 6] {
+        for row in bytes.chunks_exact(columns) {
+            let word = |codes: &[u8]| codes.iter().rev().fold(0, |word, byte| word << 2 | u32::from(byte >> shift & 3));
+            words.extend(row.chunks(16).map(word));
+        }
+    }
+    words
+}
+
 /// `[rows, columns]` as `[columns, rows]`.
 pub(super) fn turned<T: Copy + Default>(items: &[T], rows: usize, columns: usize) -> Vec<T> {
     let mut out = vec![T::default(); items.len()];
@@ -42,9 +54,35 @@ pub(super) fn turned<T: Copy + Default>(items: &[T], rows: usize, columns: usize
     out
 }
 
+/// Rows of `inputs` codes, each row in `words` words that hold whole ones, as bit streams.
+pub(super) fn stream(packed: &[u32], bits: u32, [words, inputs]: [usize; 2]) -> Vec<u32> {
+    let (each, width) = (32 / bits as usize, (inputs * bits as usize).div_ceil(32));
+    let mut rows = Vec::with_capacity(packed.len() / words.max(1) * width);
+    for row in packed.chunks_exact(words.max(1)) {
+        let (mut held, mut count) = (0u64, 0);
+        for input in 0..inputs {
+            let code = self::bits(row, bits, input / each * 32 + input % each * bits as usize);
+            held |= u64::from(code) << count;
+            count += bits;
+            if count >= 32 {
+                rows.push(held as u32);
+                (held, count) = (held >> 32, count - 32);
+            }
+        }
+        if count > 0 {
+            rows.push(held as u32);
+        }
+    }
+    rows
+}
+
 /// Code `index` of a bit stream.
 pub(super) fn code(words: &[u32], bits: u32, index: usize) -> u32 {
-    let at = index * bits as usize;
+    self::bits(words, bits, index * bits as usize)
+}
+
+/// So many bits from bit `at` on.
+pub(super) fn bits(words: &[u32], bits: u32, at: usize) -> u32 {
     let (word, shift) = (at / 32, at % 32);
     let next = if shift + bits as usize > 32 { u64::from(words[word + 1]) << 32 } else { 0 };
     ((u64::from(words[word]) | next) >> shift) as u32 & ((1u64 << bits) - 1) as u32
@@ -83,6 +121,20 @@ mod tests {
     }
 
     #[test]
+    fn quarters_come_apart() {
+        let (rows, columns) = (12, 19);
+        let packed: Vec<u8> = noise(rows / 4 * columns).iter().map(|word| (word >> 7) as u8).collect();
+        let words = quarters(&packed, rows, columns);
+        for (row, words) in words.chunks_exact(2).enumerate() {
+            for column in 0..columns {
+                let want = packed[row % 3 * columns + column] >> (2 * (row / 3)) & 3;
+                assert_eq!(code(words, 2, column), u32::from(want), "{row} {column}");
+            }
+        }
+        assert_eq!(words.len(), rows * 2);
+    }
+
+    #[test]
     fn matrices_turn() {
         let items = noise(19 * 37);
         let out = turned(&items, 19, 37);
@@ -90,6 +142,24 @@ mod tests {
             assert_eq!(out[i % 37 * 19 + i / 37], *item);
         }
         assert!(turned::<u32>(&[], 0, 5).is_empty());
+    }
+
+    #[test]
+    fn whole_codes_become_a_stream() {
+        for (bits, inputs) in [(3_usize, 32_usize), (3, 21), (5, 64), (6, 37)] {
+            let (each, rows) = (32 / bits, 3);
+            let words = inputs.div_ceil(each);
+            let packed = noise(rows * words);
+            let streams = stream(&packed, bits as u32, [words, inputs]);
+            let width = (inputs * bits).div_ceil(32);
+            assert_eq!(streams.len(), rows * width);
+            for (row, stream) in streams.chunks_exact(width).enumerate() {
+                for input in 0..inputs {
+                    let want = packed[row * words + input / each] >> (input % each * bits) & ((1 << bits) - 1);
+                    assert_eq!(code(stream, bits as u32, input), want, "{bits} {row} {input}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -20,6 +20,10 @@ pub(in crate::weights) enum Quantizer {
         block: Option<[usize; 2]>,
         powers: bool,
     },
+    /// Three values a weight (Ma et al. 2024), times one number a matrix, or over it.
+    Ternary {
+        divides: bool,
+    },
     CompressedTensors {
         groups: Vec<Group>,
         ignore: Vec<Target>,
@@ -94,13 +98,32 @@ impl Quantizer {
         let own = checkpoint.config.get("quantization_config").or_else(|| text.get("quantization_config")).cloned();
         let settings = match own {
             Some(settings) => settings,
-            // NVIDIA's tool writes a file of its own.
+            // NVIDIA's tool writes a file of its own, as the first versions of others did.
             None => match checkpoint.source.json("hf_quant_config.json")? {
                 Some(settings) => settings,
-                None => return Ok(None),
+                None => return Self::beside(checkpoint),
             },
         };
         Self::read(&settings).map(Some)
+    }
+
+    /// What a file of AutoGPTQ or AutoAWQ says that lies beside a configuration without a word of them, where weights are theirs.
+    fn beside(checkpoint: &Checkpoint) -> Result<Option<Self>> {
+        if !checkpoint.tensors.iter().any(|(name, _)| name.ends_with(".qweight")) {
+            return Ok(None);
+        }
+        for file in ["quantize_config.json", "quant_config.json"] {
+            let Some(settings) = checkpoint.source.json(file)? else { continue };
+            // The first versions name no method, but each has keys of its own.
+            let has = |key: &str| settings.get(key).is_some();
+            let quantizer = match settings.get("quant_method") {
+                None if has("w_bit") => awq(&settings),
+                None if has("desc_act") => gptq(&settings),
+                _ => Self::read(&settings),
+            };
+            return quantizer.map(Some).map_err(|e| Error::new(e.kind(), format!("{file}: {e}")));
+        }
+        Ok(None)
     }
 
     fn read(settings: &Value) -> Result<Self> {
@@ -111,6 +134,7 @@ impl Quantizer {
         match method.unwrap_or("unnamed") {
             "awq" => awq(settings),
             "gptq" => gptq(settings),
+            "bitnet" => ternary(settings),
             "fp8" => fp8(settings),
             // Experts in blocks, which are found by their names.
             "mxfp4" => Ok(Self::Floats { name: "mxfp4", block: None, powers: true }),
@@ -127,6 +151,7 @@ impl Quantizer {
             Quantizer::Awq => "AWQ",
             Quantizer::Gptq { .. } => "GPTQ",
             Quantizer::Floats { name, .. } => name,
+            Quantizer::Ternary { .. } => "BitNet",
             Quantizer::CompressedTensors { .. } => "compressed-tensors",
         }
     }
@@ -137,7 +162,7 @@ impl Quantizer {
     /// If it says that the module is not quantized, which its tensors contradict.
     pub(super) fn told(&self, module: &str) -> Result<Told> {
         match self {
-            Quantizer::Awq | Quantizer::Gptq { .. } => Ok(Told::default()),
+            Quantizer::Awq | Quantizer::Gptq { .. } | Quantizer::Ternary { .. } => Ok(Told::default()),
             Quantizer::Floats { block, powers, .. } => Ok(Told { block: *block, powers: *powers, ..Told::default() }),
             Quantizer::CompressedTensors { groups, ignore } => {
                 let means = |target: &Target| target.means(module);
@@ -190,6 +215,14 @@ fn gptq(settings: &Value) -> Result<Quantizer> {
     only(settings, "gptq", "pack_dtype", &["int32".into()])?;
     let second = settings.get("checkpoint_format").and_then(Value::as_str) == Some("gptq_v2");
     Ok(Quantizer::Gptq { one_less: !second })
+}
+
+fn ternary(settings: &Value) -> Result<Quantizer> {
+    only(settings, "bitnet", "linear_class", &["bitlinear".into(), "autobitlinear".into()])?;
+    only(settings, "bitnet", "quantization_mode", &["offline".into()])?;
+    only(settings, "bitnet", "use_rms_norm", &[false.into()])?;
+    let class = settings.get("linear_class").and_then(Value::as_str);
+    Ok(Quantizer::Ternary { divides: !class.is_some_and(|class| class.eq_ignore_ascii_case("autobitlinear")) })
 }
 
 fn fp8(settings: &Value) -> Result<Quantizer> {
@@ -327,6 +360,8 @@ mod tests {
             (json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}), "checkpoint_format \"marlin\""),
             (json!({"quant_method": "gptq", "bits": 5}), "gptq with bits 5"),
             (json!({"quant_method": "fp8", "fmt": "e5m2"}), "fmt \"e5m2\""),
+            (json!({"quant_method": "bitnet", "quantization_mode": "online"}), "quantization_mode \"online\""),
+            (json!({"quant_method": "bitnet", "use_rms_norm": true}), "use_rms_norm true"),
             (json!({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}), "modelopt W4A8_AWQ"),
             (json!({"quantization": {"quant_algo": "NVFP4_AWQ"}}), "modelopt NVFP4_AWQ"),
             (json!({"quant_method": "compressed-tensors", "format": "marlin-24"}), "compressed-tensors marlin-24"),
@@ -380,6 +415,7 @@ mod tests {
         let all = [
             json!({"quant_method": "awq", "bits": 4, "version": "gemm"}),
             json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "gptq"}),
+            json!({"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}),
             json!({"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "scale_fmt": "ue8m0"}),
             json!({"quantization": {"quant_algo": "MIXED_PRECISION", "quantized_layers": {"a": {"quant_algo": "FP8"}}}}),
             json!({"quant_method": "compressed-tensors", "format": "pack-quantized", "ignore": ["re:.*gate"],
