@@ -1,7 +1,7 @@
 //! Scaled dot-product attention over a cache of keys and values in any storage form.
 //!
 //! The keys are read once, in blocks, with an online softmax (Milakov and Gimelshein 2018; Dao et al. 2022). Slots are cut
-//! into spans of a fixed size, counted from slot 0; each span is summed up from nothing, and the sums are merged in order of
+//! into spans of a fixed size, counted from number 0, whatever number the first slot has; each span is summed up from nothing, and the sums are merged in order of
 //! slots. So it is the same arithmetic whether one thread walks through all spans or many threads take some each, and:
 //!
 //! - the bits of a query's result do not depend on the number of threads;
@@ -38,6 +38,8 @@ pub struct Attention {
     pub window: Option<usize>,
     /// A query at slot `p` sees only slots `i <= p`.
     pub causal: bool,
+    /// Number of slot 0, from which a cache that forgets goes on: the same keys under the same numbers give the same bits.
+    pub first: usize,
 }
 
 /// Floats that partial results of one call may take: then the spans are worked off in several waves.
@@ -84,7 +86,8 @@ pub fn sdpa(
         values: View::new(v),
         sinks,
         t,
-        s,
+        first: args.first % SPAN,
+        end: args.first % SPAN + s,
         group: heads / kv_heads,
         key_line: key_dim.next_multiple_of(lanes),
         value_line: value_dim.next_multiple_of(lanes),

@@ -161,6 +161,8 @@ pub struct Sdpa {
     pub softcap: Option<f32>,
     /// Layout of `k` and `v`, if they are quantized.
     pub format: Option<QuantFormat>,
+    /// Number of the first of `k` and `v`. Blocks are counted from 0: the same keys under the same numbers give the same bits.
+    pub first: usize,
     /// Whether the last input is one extra logit a head that joins the softmax and carries no value.
     pub sinks: bool,
 }

@@ -107,11 +107,11 @@ fn rwkv() {
 #[test]
 fn attention() {
     let (q, k, v) = (noise(9, [5, 4, 32]), noise(10, [9, 2, 32]), noise(11, [9, 2, 64]));
-    let plain = Sdpa { scale: 0.3, causal: true, window: None, softcap: None, format: None, sinks: false };
+    let plain = Sdpa { scale: 0.3, causal: true, window: None, softcap: None, format: None, first: 0, sinks: false };
     let variants = [
         plain,
         Sdpa { causal: false, ..plain },
-        Sdpa { window: Some(3), ..plain },
+        Sdpa { window: Some(3), first: 7, ..plain },
         Sdpa { softcap: Some(0.7), ..plain },
     ];
     for sdpa in variants {

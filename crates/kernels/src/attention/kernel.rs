@@ -30,8 +30,9 @@ pub(super) struct Problem<'a> {
     pub(super) sinks: Option<&'a [f32]>,
     /// Number of queries.
     pub(super) t: usize,
-    /// Number of slots.
-    pub(super) s: usize,
+    /// Number of the first slot, as far as spans go, and the one behind the last. Slots have these numbers here.
+    pub(super) first: usize,
+    pub(super) end: usize,
     /// Heads that share a key-value head.
     pub(super) group: usize,
     /// Floats in a line of keys: `key_dim` rounded up to whole vectors.
@@ -44,9 +45,9 @@ impl Problem<'_> {
     /// The slots that a row sees. Both ends grow with the row.
     #[inline(always)]
     fn visible(&self, row: usize) -> Range<usize> {
-        let p = self.s - self.t + row / self.group;
-        let end = if self.args.causal { p + 1 } else { self.s };
-        self.args.window.map_or(0, |w| (p + 1).saturating_sub(w))..end
+        let p = self.end - self.t + row / self.group;
+        let end = if self.args.causal { p + 1 } else { self.end };
+        self.args.window.map_or(0, |w| (p + 1).saturating_sub(w)).max(self.first)..end
     }
 
     /// The slots that any of some rows sees.
@@ -241,6 +242,7 @@ fn lines<S: Simd>(
     memory: &mut [f32],
 ) -> Lines {
     let heads = problem.args.kv_heads;
+    let slots = slots.start - problem.first..slots.end - problem.first;
     // Many rows read a line many times: then a copy is worth its cost, because lines at a distance of a power of two fall
     // into few sets of the cache.
     if rows <= 4 && view.cols.is_multiple_of(S::LANES) && matches!(view.elements, Elements::Dense(Float::F32, _)) {

@@ -218,6 +218,7 @@ const ATTENTION: Attention = Attention {
     softcap: None,
     window: None,
     causal: true,
+    first: 0,
 };
 
 /// Memory that serves as weights, keys and values.

@@ -202,7 +202,7 @@ impl Own {
             let (first, end) = (at, at + q.shape()[0]);
             let view = span.state.kv(self.attention.slot).extend(&k, &v);
             // Positions before this one are forgotten, where caches forget.
-            let base = end - view.keys[0].shape()[0];
+            let base = view.first;
             let mut pieces = Tensors::new();
             while at < end {
                 let own = at / blocks.size;
@@ -222,7 +222,15 @@ impl Own {
     fn all(&self, q: &Tensor, view: &View, count: usize) -> Tensor {
         let rows = |parts: &Tensors| parts.iter().map(|part| part.clone().slice(0, 0, count)).collect();
         let (window, format) = (view.window, view.format);
-        let sdpa = Sdpa { scale: self.heads.scale, causal: true, window, softcap: None, format, sinks: false };
+        let sdpa = Sdpa {
+            scale: self.heads.scale,
+            causal: true,
+            window,
+            softcap: None,
+            format,
+            first: view.first,
+            sinks: false,
+        };
         q.sdpa(sdpa, rows(&view.keys), rows(&view.values), None)
     }
 
@@ -241,7 +249,7 @@ impl Own {
         };
         let keys = table(&view.keys, &|| view.dense_keys());
         let values = table(&view.values, &|| view.dense_values());
-        let sdpa = Sdpa { scale, causal: true, window: None, softcap: None, format: None, sinks: false };
+        let sdpa = Sdpa { scale, causal: true, window: None, softcap: None, format: None, first: 0, sinks: false };
         let mut results = vec![None; count];
         for rest in 0..stride.min(count + 1) {
             let heads: Vec<usize> = (0..count).filter(|head| (head + 1) % stride == rest).collect();

@@ -246,6 +246,7 @@ impl Attention {
             window: view.window,
             softcap: self.spec.softcap,
             format: view.format,
+            first: view.first,
             sinks: false,
         };
         let sinks = self.sinks.as_ref();
@@ -254,14 +255,19 @@ impl Attention {
         };
         // A span is cut where chunks meet; each piece sees the rows of its own chunk.
         let (end, mut at) = (first + q.shape()[0], first);
-        let base = end - view.keys[0].shape()[0];
         let mut pieces = Tensors::new();
         while at < end {
-            let from = (at / chunk * chunk).max(base);
+            let from = (at / chunk * chunk).max(view.first);
             let to = end.min((at / chunk + 1) * chunk);
-            let rows = |parts: &Tensors| parts.iter().map(|t| t.clone().slice(0, from - base, to - from)).collect();
+            let rows =
+                |parts: &Tensors| parts.iter().map(|t| t.clone().slice(0, from - view.first, to - from)).collect();
             let q = q.clone().slice(0, at - first, to - at);
-            pieces.push(q.sdpa(Sdpa { window: None, ..sdpa }, rows(&view.keys), rows(&view.values), sinks));
+            pieces.push(q.sdpa(
+                Sdpa { window: None, first: from, ..sdpa },
+                rows(&view.keys),
+                rows(&view.values),
+                sinks,
+            ));
             at = to;
         }
         Tensor::concat(pieces, 0)

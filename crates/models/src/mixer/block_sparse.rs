@@ -104,8 +104,15 @@ impl BlockSparse {
         let table = |t: Tensor, dim: usize| Weight::Dense(t.reshape([seen * attention.kv_heads, dim]));
         let keys = table(view.dense_keys(), attention.head_dim);
         let values = table(view.dense_values(), attention.value_dim);
-        let sdpa =
-            Sdpa { scale: attention.scale, causal: false, window: None, softcap: None, format: None, sinks: false };
+        let sdpa = Sdpa {
+            scale: attention.scale,
+            causal: false,
+            window: None,
+            softcap: None,
+            format: None,
+            first: 0,
+            sinks: false,
+        };
         let rows: Tensors = chosen
             .chunks_exact(heads)
             .enumerate()

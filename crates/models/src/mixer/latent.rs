@@ -155,6 +155,7 @@ impl Latent {
             window: view.window,
             softcap: None,
             format: view.format,
+            first: view.first,
             sinks: false,
         }
     }
@@ -193,7 +194,7 @@ impl Latent {
         let width = self.spec.rank + self.spec.rope_dim;
         let kept = Weight::Dense(view.dense_keys().reshape([view.keys[0].shape()[0], width]));
         let q = self.carried(nope, rotated.clone());
-        let sdpa = Sdpa { causal: false, window: None, format: None, ..self.sdpa(view) };
+        let sdpa = Sdpa { causal: false, window: None, format: None, first: 0, ..self.sdpa(view) };
         let rows: Tensors = chosen
             .iter()
             .enumerate()

@@ -195,18 +195,17 @@ impl Pooled {
     fn attend(&self, q: &Tensor, view: &View, first: usize, left: &Left) -> Tensor {
         let scale = (self.spec.head_dim as f32).powf(-0.5);
         let (window, format) = (view.window, view.format);
-        let sdpa = Sdpa { scale, causal: true, window, softcap: None, format, sinks: true };
+        let sdpa = Sdpa { scale, causal: true, window, softcap: None, format, first: view.first, sinks: true };
         if self.spec.ratio.is_none() {
             return q.sdpa(sdpa, view.keys.clone(), view.values.clone(), Some(&self.sinks));
         }
         let (near, count) = (view.dense_keys(), q.shape()[0]);
-        let base = first + count - near.shape()[0];
-        let sdpa = Sdpa { causal: false, window: None, format: None, ..sdpa };
+        let sdpa = Sdpa { causal: false, window: None, format: None, first: 0, ..sdpa };
         // Each query alone, even where none of its groups is chosen yet: company must not change the order of a sum.
         let attended = (0..count).map(|t| {
             let end = first + t + 1;
-            let from = end.saturating_sub(self.spec.window).max(base);
-            let near = near.clone().slice(0, from - base, end - from);
+            let from = end.saturating_sub(self.spec.window).max(view.first);
+            let near = near.clone().slice(0, from - view.first, end - from);
             let keys = match self.far(t, left) {
                 Some(far) => Tensor::concat([near, far], 0),
                 None => near,

@@ -45,6 +45,8 @@ pub(crate) struct View {
     pub(crate) format: Option<QuantFormat>,
     /// Rows of the view that a query sees, counted back from its own.
     pub(crate) window: Option<usize>,
+    /// Position of the first row, if none before it is kept.
+    pub(crate) first: usize,
 }
 
 impl View {
@@ -84,6 +86,8 @@ pub(crate) struct KvCache {
     values: Tensors,
     start: usize,
     end: usize,
+    /// Positions that are forgotten.
+    gone: usize,
 }
 
 /// Rows by which a cache grows at least.
@@ -91,12 +95,13 @@ const STEP: usize = 256;
 
 impl KvCache {
     pub(super) fn new(shape: KvShape, dtype: Dtype, bound: Option<Bound>, format: Option<QuantFormat>) -> Self {
-        Self { shape, bound, dtype, format, keys: Tensors::new(), values: Tensors::new(), start: 0, end: 0 }
+        Self { shape, bound, dtype, format, keys: Tensors::new(), values: Tensors::new(), start: 0, end: 0, gone: 0 }
     }
 
-    /// One that holds these rows, keys and values.
-    pub(super) fn holding(mut self, [keys, values]: [Tensors; 2]) -> Self {
+    /// One that holds these rows, keys and values, the last of `offset` positions.
+    pub(super) fn holding(mut self, [keys, values]: [Tensors; 2], offset: usize) -> Self {
         self.end = keys[0].shape()[0];
+        self.gone = offset.saturating_sub(self.end);
         let (dtype, format) = (self.dtype, self.format);
         let kept = |rows: Tensors| match format {
             None => rows.into_iter().map(|rows| rows.cast(dtype)).collect(),
@@ -160,6 +165,7 @@ impl KvCache {
             values: live(if self.shape.value_dim.is_some() { &self.values } else { &self.keys }),
             format: self.format,
             window: self.bound.map(|b| b.size),
+            first: self.gone,
         }
     }
 
@@ -175,6 +181,7 @@ impl KvCache {
             }
         }
         self.start += gone;
+        self.gone += gone;
     }
 
     /// Moves the live rows to the front of buffers that hold `count` more.
@@ -236,7 +243,9 @@ impl KvCache {
     }
 
     pub(super) fn drop_last(&mut self, count: usize, offset: usize) {
-        self.start -= self.deficit(count, offset).unwrap_or(0);
+        let back = self.deficit(count, offset).unwrap_or(0);
+        self.start -= back;
+        self.gone -= back;
         self.end -= count;
     }
 }

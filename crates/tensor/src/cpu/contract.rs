@@ -136,6 +136,7 @@ pub(super) fn sdpa(cpu: &Cpu, sdpa: Sdpa, inputs: &Tensors, out: Spec) -> Tensor
         softcap: sdpa.softcap,
         window: sdpa.window,
         causal: sdpa.causal,
+        first: sdpa.first,
     };
     let sinks = if sdpa.sinks { inputs.last().map(Tensor::f32s) } else { None };
     let mut y = Tensor::empty(out);

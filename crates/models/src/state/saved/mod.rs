@@ -180,7 +180,7 @@ impl Kv {
             }
         };
         let parts = [fitting(keys, shape.key_dim, format)?, values];
-        Ok(KvCache::new(shape, dtype, bound, format).holding(parts))
+        Ok(KvCache::new(shape, dtype, bound, format).holding(parts, offset))
     }
 
     /// The rows that count, `[rows, heads, size]` of each part.
