@@ -194,6 +194,8 @@ CASES = {
                         topk_method="greedy", attention_bias=False, rope_scaling={"type": "yarn", "factor": 4.0,
                         "mscale": 0.7, "mscale_all_dim": 0.7, "original_max_position_embeddings": 32}),
     "deepseek_v3": case("deepseek_v3", chain(joined_latents, unstacked()), **LATENT, **ROUTED, attention_bias=True),
+    "kimi_vl": {"config": {"model_type": "kimi_vl", "text_config": {**BASE, **LATENT, **ROUTED, "model_type": "deepseek_v3",
+                "vocab_size": 512}}, "original": None},
     "deepseek_v32": case("deepseek_v32", chain(joined_latents, unstacked()), **LATENT, **ROUTED, index_head_dim=12,
                          index_n_heads=3, index_topk=20),
     "glm_moe_dsa": case("glm_moe_dsa", chain(joined_latents, unstacked()), **LATENT, **ROUTED, index_head_dim=12,

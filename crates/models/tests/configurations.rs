@@ -87,3 +87,16 @@ fn what_is_not_supported_is_named() {
         assert!(message.contains(says), "{message}");
     }
 }
+
+#[test]
+fn every_family_is_compared_with_the_reference() {
+    for family in families::FAMILIES {
+        assert!(family.cases() > 0, "no case of {}", family.name);
+    }
+    for line in include_str!("../src/families/cases.txt").lines() {
+        let (name, count) = line.split_once(' ').unwrap();
+        assert!(count.parse::<usize>().is_ok_and(|count| count > 0), "{line}");
+        let known = families::FAMILIES.iter().any(|family| family.name == name || family.model_types.contains(&name));
+        assert!(known, "{name} is no family");
+    }
+}

@@ -94,6 +94,7 @@ fn it_says_what_it_is() {
     let output = mlxengine(&["families", "--json"]).output().unwrap();
     let list: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(list.as_array().unwrap().iter().any(|f| f["model_types"].as_array().unwrap().contains(&"mistral".into())));
+    assert!(list.as_array().unwrap().iter().all(|f| f["cases"].as_u64().unwrap() > 0), "{list}");
     assert!(run(&["completions", "bash"]).contains("--max-tokens"));
     assert!(run(&["--help"]).contains("MLXENGINE_THREADS"));
 }

@@ -147,6 +147,13 @@ impl Family {
         Family { name, model_types, decoder, model: None }
     }
 
+    /// Tiny checkpoints whose logits, texts and caches are compared with those of mlx-lm 0.32.
+    pub fn cases(&self) -> usize {
+        let lines = include_str!("cases.txt").lines().filter_map(|line| line.split_once(' '));
+        let own = lines.filter(|(name, _)| *name == self.name || self.model_types.contains(name));
+        own.filter_map(|(_, count)| count.parse::<usize>().ok()).sum()
+    }
+
     /// Whether the layers' description says all that its model is made of and keeps; otherwise the model has parts of its own.
     pub fn is_described(&self) -> bool {
         self.model.is_none()
