@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::notation::{bare, unnameable};
-use super::rules::{ANY, Rules, without};
+use super::rules::{ANY, Rules};
 use super::shape::Refused;
 use super::{Constrainer, Grammar, ToolChoice, quoted, spaced};
 use crate::answer::{ENDS, MESSAGE, START, Tools};
@@ -24,7 +24,9 @@ impl Constrainer {
             calls.push(format!("{recipient} {} \"json\" {message} %json {schema}", rules.marker("<|constrain|>")));
         }
         let call = rules.rule(&format!("{channel} ({})", calls.join(" | ")));
-        let text = ENDS.iter().fold(ANY.to_owned(), |text, end| format!("({text} & {})", without(end)));
+        // One expression: as many complements as markers would be more than the lexer takes.
+        let ends: Vec<&str> = ENDS.iter().map(|end| end.trim_matches(['<', '|', '>'])).collect();
+        let text = format!("({ANY} & ~({ANY} /<\\|({})\\|>/ {ANY}))", ends.join("|"));
         let ended = rules.until(std::slice::from_ref(&text), ENDS[0]);
         let before = format!("{channel} (\"analysis\" | \"commentary\") {message} {ended} {start} \"assistant\"");
         let before = rules.rule(&before);
