@@ -12,8 +12,8 @@ use crate::{arch::portable::E4M3, codec::e8m0, weights::Float};
 pub(crate) const LANES: usize = 16;
 /// Bytes of a vector.
 pub(crate) const BYTES: usize = 64;
-/// Parts of a vector that are sixteen bytes, or four lanes.
-pub(crate) const QUARTERS: usize = 4;
+/// Sums that are added across lanes together.
+pub(crate) const SUMS: usize = 4;
 
 /// Instructions for integer dot products.
 ///
@@ -60,13 +60,6 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is readable for four bytes.
     unsafe fn quad(self, p: *const i8) -> Self::Bytes;
-    /// The same sixteen bytes in every quarter.
-    ///
-    /// # Safety
-    /// `p` is readable for sixteen bytes.
-    unsafe fn sixteen(self, p: *const i8) -> Self::Bytes;
-    /// Quarter `r` of result `q` is quarter `q` of row `r`.
-    fn quarters(self, rows: [Self::Bytes; QUARTERS]) -> [Self::Bytes; QUARTERS];
     /// Writes 64 bytes.
     ///
     /// # Safety
@@ -122,19 +115,16 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     fn fma(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
     /// The floats' bytes.
     fn bits(self, a: Self::Floats) -> Self::Bytes;
-    /// The floats of such bytes.
-    fn of_bits(self, bytes: Self::Bytes) -> Self::Floats;
     /// Integers as floats, rounded to nearest.
     fn convert(self, a: Self::Ints) -> Self::Floats;
-    /// The same four floats in every quarter.
-    ///
-    /// # Safety
-    /// `p` is readable for four floats.
-    unsafe fn four(self, p: *const f32) -> Self::Floats;
-    /// Lane `l` of each quarter is its lane `first + l / EACH`, for an `EACH` of 2 or 4 and a `first` for which there is one.
-    fn within<const EACH: usize>(self, v: Self::Floats, first: usize) -> Self::Floats;
-    /// The sum of each quarter's lanes: first those 2 apart.
-    fn quarter_sums(self, a: Self::Floats) -> [f32; QUARTERS];
+    /// Lane `l` is lane `first + l * GROUPS / 16`, for up to 8 `GROUPS`, of which `first` is a multiple.
+    fn spread<const GROUPS: usize>(self, v: Self::Floats, first: usize) -> Self::Floats;
+    /// The sum of each one's lanes: first those 8 apart, then those 4, 2 and 1.
+    fn sums(self, v: [Self::Floats; SUMS]) -> [f32; SUMS];
+    /// How far ahead of those in use the next bytes of a stream are asked for.
+    fn ahead(self) -> usize {
+        2048
+    }
     /// Asks for the cache line at `p`, which need not be readable.
     fn prefetch(self, p: *const u8);
     /// Runs `op` as compiled for the instructions.
@@ -162,7 +152,7 @@ fn scale(kind: ScaleType, bytes: &[u8]) -> f32 {
 /// The scalar stand-in, which every processor runs. Its loops are called, not inlined: compiled again for every form of
 /// weights they would take minutes.
 #[cfg(test)]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Stand;
 
 #[cfg(test)]
@@ -213,16 +203,6 @@ impl Dots for Stand {
         // SAFETY: the caller vouches for four bytes.
         let four = unsafe { p.cast::<[u8; 4]>().read() };
         std::array::from_fn(|i| four[i % 4])
-    }
-    #[inline(never)]
-    unsafe fn sixteen(self, p: *const i8) -> [u8; BYTES] {
-        // SAFETY: the caller vouches for sixteen bytes.
-        let sixteen = unsafe { p.cast::<[u8; 16]>().read() };
-        std::array::from_fn(|i| sixteen[i % 16])
-    }
-    #[inline(never)]
-    fn quarters(self, rows: [[u8; BYTES]; QUARTERS]) -> [[u8; BYTES]; QUARTERS] {
-        std::array::from_fn(|q| std::array::from_fn(|i| rows[i / 16][16 * q + i % 16]))
     }
     #[inline(never)]
     unsafe fn store(self, p: *mut u8, bytes: [u8; BYTES]) {
@@ -288,28 +268,23 @@ impl Dots for Stand {
         bytes
     }
     #[inline(never)]
-    fn of_bits(self, bytes: [u8; BYTES]) -> [f32; LANES] {
-        std::array::from_fn(|l| {
-            f32::from_ne_bytes([bytes[4 * l], bytes[4 * l + 1], bytes[4 * l + 2], bytes[4 * l + 3]])
-        })
-    }
-    #[inline(never)]
     fn convert(self, a: [i32; LANES]) -> [f32; LANES] {
         a.map(|a| a as f32)
     }
     #[inline(never)]
-    unsafe fn four(self, p: *const f32) -> [f32; LANES] {
-        // SAFETY: the caller vouches for four floats.
-        let four = unsafe { p.cast::<[f32; 4]>().read_unaligned() };
-        std::array::from_fn(|l| four[l % 4])
+    fn spread<const GROUPS: usize>(self, v: [f32; LANES], first: usize) -> [f32; LANES] {
+        std::array::from_fn(|l| v[first + l * GROUPS / LANES])
     }
     #[inline(never)]
-    fn within<const EACH: usize>(self, v: [f32; LANES], first: usize) -> [f32; LANES] {
-        std::array::from_fn(|l| v[l / 4 * 4 + first + l % 4 / EACH])
-    }
-    #[inline(never)]
-    fn quarter_sums(self, a: [f32; LANES]) -> [f32; QUARTERS] {
-        std::array::from_fn(|q| (a[4 * q] + a[4 * q + 2]) + (a[4 * q + 1] + a[4 * q + 3]))
+    fn sums(self, v: [[f32; LANES]; SUMS]) -> [f32; SUMS] {
+        v.map(|mut lanes| {
+            for apart in [8, 4, 2, 1] {
+                for l in 0..apart {
+                    lanes[l] += lanes[l + apart];
+                }
+            }
+            lanes[0]
+        })
     }
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}

@@ -215,21 +215,25 @@ unsafe fn scales(s: Neon, kind: ScaleType, p: *const u8, n: usize, left: usize) 
     })
 }
 
-/// The bytes of [`Dots::within`] in a register, from each first lane.
-const fn within_bytes(each: usize) -> [[u8; 16]; 4] {
-    let mut bytes = [[0; 16]; 4];
+/// The bytes of [`Dots::spread`] that four registers take from one, from each first lane.
+const fn spread_bytes(groups: usize) -> [[[u8; 16]; 4]; 4] {
+    let mut bytes = [[[0; 16]; 4]; 4];
     let mut i = 0;
-    while i < 64 {
-        bytes[i / 16][i % 16] = (4 * ((i / 16 + i % 16 / 4 / each) % 4) + i % 4) as u8;
+    while i < 256 {
+        let lane = i / 64 + i % 64 / 4 * groups / 16;
+        bytes[i / 64][i % 64 / 16][i % 16] = (4 * (lane % 4) + i % 4) as u8;
         i += 1;
     }
     bytes
 }
 
-/// See [`Dots::quarter_sums`]: of one register.
+/// See [`Dots::sums`]: of one whose registers have been added.
 #[inline(always)]
-fn quarter_sum(a: float32x4_t) -> f32 {
-    op!(vpadds_f32(vadd_f32(vget_low_f32(a), vget_high_f32(a))))
+fn four_sum(a: Floats) -> f32 {
+    op!({
+        let four = vaddq_f32(vaddq_f32(a[0], a[2]), vaddq_f32(a[1], a[3]));
+        vpadds_f32(vadd_f32(vget_low_f32(four), vget_high_f32(four)))
+    })
 }
 
 /// A dot product with the name of its feature. The intrinsics are not stable, so it is written out.
@@ -339,20 +343,6 @@ macro_rules! dots {
                 mem!([vreinterpretq_u8_u32(vdupq_n_u32(p.cast::<u32>().read_unaligned())); 4])
             }
             #[inline(always)]
-            unsafe fn sixteen(self, p: *const i8) -> Bytes {
-                mem!([vld1q_u8(p.cast()); 4])
-            }
-            #[inline(always)]
-            fn quarters(self, rows: [Bytes; 4]) -> [Bytes; 4] {
-                let mut out = rows;
-                for (q, out) in out.iter_mut().enumerate() {
-                    for (r, row) in rows.iter().enumerate() {
-                        out[r] = row[q];
-                    }
-                }
-                out
-            }
-            #[inline(always)]
             unsafe fn store(self, p: *mut u8, bytes: Bytes) {
                 four!(i => vst1q_u8(p.add(16 * i), bytes[i]));
             }
@@ -409,21 +399,17 @@ macro_rules! dots {
                 four!(i => vcvtq_f32_s32(a[i]))
             }
             #[inline(always)]
-            fn of_bits(self, bytes: Bytes) -> Floats {
-                four!(i => vreinterpretq_f32_u8(bytes[i]))
+            fn spread<const GROUPS: usize>(self, v: Floats, first: usize) -> Floats {
+                // Eight groups are two registers', half of the lanes each.
+                let bytes = &const { spread_bytes(GROUPS) }[first % 4];
+                let from = first / 4;
+                let far = if GROUPS > 4 { from + 1 } else { from };
+                let from = [v[from], v[from], v[far], v[far]];
+                four!(i => vreinterpretq_f32_u8(vqtbl1q_u8(vreinterpretq_u8_f32(from[i]), vld1q_u8(bytes[i].as_ptr()))))
             }
             #[inline(always)]
-            unsafe fn four(self, p: *const f32) -> Floats {
-                mem!([vld1q_f32(p); 4])
-            }
-            #[inline(always)]
-            fn within<const EACH: usize>(self, v: Floats, first: usize) -> Floats {
-                let bytes = &const { within_bytes(EACH) }[first];
-                four!(i => vreinterpretq_f32_u8(vqtbl1q_u8(vreinterpretq_u8_f32(v[i]), vld1q_u8(bytes.as_ptr()))))
-            }
-            #[inline(always)]
-            fn quarter_sums(self, a: Floats) -> [f32; 4] {
-                [quarter_sum(a[0]), quarter_sum(a[1]), quarter_sum(a[2]), quarter_sum(a[3])]
+            fn sums(self, [a, b, c, d]: [Floats; 4]) -> [f32; 4] {
+                [four_sum(a), four_sum(b), four_sum(c), four_sum(d)]
             }
             #[inline(always)]
             fn prefetch(self, p: *const u8) {

@@ -4,7 +4,6 @@
 
 use std::arch::x86_64::*;
 use std::ops::Range;
-use std::sync::OnceLock;
 
 use crate::arch::portable::E4M3;
 use crate::arch::tiles::{Block, DEPTH, Inputs, SIDE, SUMS, TILE, Target, TileOps};
@@ -27,12 +26,7 @@ impl Avx512Bf16 {
     /// against 2), so that floats are twice as fast there. The maker decides and no measurement, because results must not
     /// change from one run to the next.
     pub fn pays(self) -> bool {
-        // Asked once, because a virtual machine leaves for its host to answer.
-        static AMD: OnceLock<bool> = OnceLock::new();
-        *AMD.get_or_init(|| {
-            let maker = __cpuid(0);
-            [maker.ebx, maker.edx, maker.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
-        })
+        super::is_amd()
     }
 }
 

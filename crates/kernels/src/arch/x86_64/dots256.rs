@@ -196,34 +196,37 @@ fn field<const SHIFT: u32>(bytes: __m256i, mask: u8) -> __m256i {
     })
 }
 
-/// The lanes of [`Dots::within`] in both quarters of a register, from each first one.
-const fn within_lanes(each: usize) -> [[i32; 8]; 4] {
-    let mut lanes = [[0; 8]; 4];
+/// The lanes of [`Dots::spread`] that two registers take from one, from each first one.
+const fn spread_lanes(groups: usize) -> [[[i32; 8]; 2]; 8] {
+    let mut lanes = [[[0; 8]; 2]; 8];
     let mut i = 0;
-    while i < 32 {
-        lanes[i / 8][i % 8] = ((i / 8 + i % 4 / each) % 4) as i32;
+    while i < 128 {
+        lanes[i / 16][i % 16 / 8][i % 8] = ((i / 16 + i % 16 * groups / 16) % 8) as i32;
         i += 1;
     }
     lanes
 }
 
-/// See [`Dots::quarters`].
+/// See [`Dots::spread`]. The groups lie in one register, because they begin at a multiple of their number.
 #[inline(always)]
-fn quarters([a, b, c, d]: [Pair; 4]) -> [Pair; 4] {
+fn spread<const GROUPS: usize>(v: [__m256; 2], first: usize) -> [__m256; 2] {
+    let [low, high] = &const { spread_lanes(GROUPS) }[first % 8];
     op!({
-        let mut out = [a; 4];
-        for i in 0..2 {
-            out[2 * i] = [_mm256_permute2x128_si256::<0x20>(a[i], b[i]), _mm256_permute2x128_si256::<0x20>(c[i], d[i])];
-            out[2 * i + 1] =
-                [_mm256_permute2x128_si256::<0x31>(a[i], b[i]), _mm256_permute2x128_si256::<0x31>(c[i], d[i])];
-        }
-        out
+        let (low, high) = (_mm256_loadu_si256(low.as_ptr().cast()), _mm256_loadu_si256(high.as_ptr().cast()));
+        let from = v[first / 8];
+        [_mm256_permutevar8x32_ps(from, low), _mm256_permutevar8x32_ps(from, high)]
     })
 }
 
-/// See [`Dots::quarter_sums`]: of the two quarters of a register.
+/// See [`Dots::sums`]: of two, whose registers have been added, the four lanes of one in each half.
 #[inline(always)]
-fn quarter_sums(a: __m256) -> [f32; 2] {
+fn halves(a: __m256, b: __m256) -> __m256 {
+    op!(_mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b)))
+}
+
+/// The sums of the four lanes of each half, first those 2 apart.
+#[inline(always)]
+fn half_sums(a: __m256) -> [f32; 2] {
     op!({
         let pairs = _mm256_add_ps(a, _mm256_permute_ps::<0x4e>(a));
         let all = _mm256_add_ps(pairs, _mm256_permute_ps::<0xb1>(pairs));
@@ -274,14 +277,6 @@ macro_rules! dots {
             #[inline(always)]
             unsafe fn quad(self, p: *const i8) -> Pair {
                 mem!([_mm256_set1_epi32(p.cast::<i32>().read_unaligned()); 2])
-            }
-            #[inline(always)]
-            unsafe fn sixteen(self, p: *const i8) -> Pair {
-                mem!([twice(p.cast()); 2])
-            }
-            #[inline(always)]
-            fn quarters(self, rows: [Pair; 4]) -> [Pair; 4] {
-                quarters(rows)
             }
             #[inline(always)]
             unsafe fn store(self, p: *mut u8, bytes: Pair) {
@@ -345,25 +340,23 @@ macro_rules! dots {
                 op!([_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])])
             }
             #[inline(always)]
-            fn of_bits(self, bytes: Pair) -> [__m256; 2] {
-                op!([_mm256_castsi256_ps(bytes[0]), _mm256_castsi256_ps(bytes[1])])
+            fn spread<const GROUPS: usize>(self, v: [__m256; 2], first: usize) -> [__m256; 2] {
+                spread::<GROUPS>(v, first)
             }
             #[inline(always)]
-            unsafe fn four(self, p: *const f32) -> [__m256; 2] {
-                mem!([_mm256_castsi256_ps(twice(p.cast())); 2])
-            }
-            #[inline(always)]
-            fn within<const EACH: usize>(self, v: [__m256; 2], first: usize) -> [__m256; 2] {
-                let lanes = &const { within_lanes(EACH) }[first];
-                op!({
-                    let lanes = _mm256_loadu_si256(lanes.as_ptr().cast());
-                    [_mm256_permutevar_ps(v[0], lanes), _mm256_permutevar_ps(v[1], lanes)]
-                })
-            }
-            #[inline(always)]
-            fn quarter_sums(self, a: [__m256; 2]) -> [f32; 4] {
-                let ([a, b], [c, d]) = (quarter_sums(a[0]), quarter_sums(a[1]));
+            fn sums(self, [a, b, c, d]: [[__m256; 2]; 4]) -> [f32; 4] {
+                let [a, b, c, d] = op!([
+                    _mm256_add_ps(a[0], a[1]),
+                    _mm256_add_ps(b[0], b[1]),
+                    _mm256_add_ps(c[0], c[1]),
+                    _mm256_add_ps(d[0], d[1])
+                ]);
+                let ([a, b], [c, d]) = (half_sums(halves(a, b)), half_sums(halves(c, d)));
                 [a, b, c, d]
+            }
+            #[inline(always)]
+            fn ahead(self) -> usize {
+                super::ahead()
             }
             #[inline(always)]
             fn prefetch(self, p: *const u8) {

@@ -77,12 +77,12 @@ impl<const BITS: u32> Spread<BITS> {
     };
 }
 
-/// The lanes of [`Dots::within`] in each quarter, from each first one.
-const fn within_lanes(each: usize) -> [[i32; 16]; 4] {
-    let mut lanes = [[0; 16]; 4];
+/// The lanes of [`Dots::spread`], from each first one.
+const fn spread_lanes(groups: usize) -> [[i32; 16]; 16] {
+    let mut lanes = [[0; 16]; 16];
     let mut i = 0;
-    while i < 64 {
-        lanes[i / 16][i % 16] = ((i / 16 + i % 4 / each) % 4) as i32;
+    while i < 256 {
+        lanes[i / 16][i % 16] = ((i / 16 + i % 16 * groups / 16) % 16) as i32;
         i += 1;
     }
     lanes
@@ -165,23 +165,6 @@ impl Dots for Avx512Vnni {
         mem!(_mm512_set1_epi32(p.cast::<i32>().read_unaligned()))
     }
     #[inline(always)]
-    unsafe fn sixteen(self, p: *const i8) -> __m512i {
-        mem!(_mm512_broadcast_i32x4(_mm_loadu_si128(p.cast())))
-    }
-    #[inline(always)]
-    fn quarters(self, [a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
-        op!({
-            let (low, low2) = (_mm512_shuffle_i32x4::<0x44>(a, b), _mm512_shuffle_i32x4::<0x44>(c, d));
-            let (high, high2) = (_mm512_shuffle_i32x4::<0xee>(a, b), _mm512_shuffle_i32x4::<0xee>(c, d));
-            [
-                _mm512_shuffle_i32x4::<0x88>(low, low2),
-                _mm512_shuffle_i32x4::<0xdd>(low, low2),
-                _mm512_shuffle_i32x4::<0x88>(high, high2),
-                _mm512_shuffle_i32x4::<0xdd>(high, high2),
-            ]
-        })
-    }
-    #[inline(always)]
     unsafe fn store(self, p: *mut u8, bytes: __m512i) {
         mem!(_mm512_storeu_si512(p.cast(), bytes))
     }
@@ -258,28 +241,29 @@ impl Dots for Avx512Vnni {
         op!(_mm512_cvtepi32_ps(a))
     }
     #[inline(always)]
-    fn of_bits(self, bytes: __m512i) -> __m512 {
-        op!(_mm512_castsi512_ps(bytes))
+    fn spread<const GROUPS: usize>(self, v: __m512, first: usize) -> __m512 {
+        let lanes = &const { spread_lanes(GROUPS) }[first % 16];
+        op!(_mm512_permutexvar_ps(_mm512_loadu_si512(lanes.as_ptr().cast()), v))
     }
     #[inline(always)]
-    unsafe fn four(self, p: *const f32) -> __m512 {
-        mem!(_mm512_broadcast_f32x4(_mm_loadu_ps(p)))
-    }
-    #[inline(always)]
-    fn within<const EACH: usize>(self, v: __m512, first: usize) -> __m512 {
-        let lanes = &const { within_lanes(EACH) }[first];
-        op!(_mm512_permutevar_ps(v, _mm512_loadu_si512(lanes.as_ptr().cast())))
-    }
-    #[inline(always)]
-    fn quarter_sums(self, a: __m512) -> [f32; 4] {
+    fn sums(self, [a, b, c, d]: [__m512; 4]) -> [f32; 4] {
         let mut sums = [0.0; 4];
         op!({
-            let pairs = _mm512_add_ps(a, _mm512_permute_ps::<0x4e>(a));
+            // Halves of two, then quarters of all four.
+            let two = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
+            let next = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(c, d), _mm512_shuffle_f32x4::<0xee>(c, d));
+            let (even, odd) = (_mm512_shuffle_f32x4::<0x88>(two, next), _mm512_shuffle_f32x4::<0xdd>(two, next));
+            let four = _mm512_add_ps(even, odd);
+            let pairs = _mm512_add_ps(four, _mm512_permute_ps::<0x4e>(four));
             let all = _mm512_add_ps(pairs, _mm512_permute_ps::<0xb1>(pairs));
             let first = _mm512_castsi128_si512(_mm_setr_epi32(0, 4, 8, 12));
             _mm_storeu_ps(sums.as_mut_ptr(), _mm512_castps512_ps128(_mm512_permutexvar_ps(first, all)));
         });
         sums
+    }
+    #[inline(always)]
+    fn ahead(self) -> usize {
+        super::ahead()
     }
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
