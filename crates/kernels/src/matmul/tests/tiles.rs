@@ -201,10 +201,12 @@ fn vectors_of_bf16_add_pair_after_pair() {
 
 #[test]
 fn few_rows_go_another_way() {
-    let w = Matrix { rows: 2, cols: 2, elements: Elements::Dense(Float::F32, &[0; 16]) };
+    let w = Matrix { rows: 2, cols: 2, elements: Elements::Dense(Float::Bf16, &[0; 8]) };
     let cpu = Cpu::new(Isa::best(), 1);
     assert!(!matmul_tiles(&cpu, &[0.0; 6], &w, None, &mut [0.0; 6]));
     assert_eq!(matmul_tiles(&cpu, &[0.0; 64], &w, None, &mut [1.0; 64]), TileUnit::best(cpu.isa).is_some());
+    let floats = Matrix { elements: Elements::Dense(Float::F32, &[0; 16]), ..w };
+    assert!(!matmul_tiles(&cpu, &[0.0; 64], &floats, None, &mut [1.0; 64]));
     let portable = Cpu::new(Isa::from_name("portable").unwrap(), 1);
     assert!(!matmul_tiles(&portable, &[0.0; 64], &w, None, &mut [0.0; 64]));
     assert_eq!(TileUnit::available(portable.isa).len(), 1);
