@@ -64,8 +64,8 @@ pub fn form_name(elements: &Elements<'_>) -> String {
 
 /// [`matmul`] in the precision asked for: the one place where a rounded product is preferred.
 pub fn linear(cpu: &Cpu, precision: Precision, x: &[f32], w: &Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
-    let fast =
-        precision == Precision::Fast && (matmul_tiles(cpu, x, w, bias, out) || matmul_fast(cpu, x, w, bias, out));
+    let fast = precision != Precision::Exact
+        && (matmul_tiles(cpu, x, w, bias, out) || matmul_fast(cpu, precision, x, w, bias, out));
     if !fast {
         matmul(cpu, x, w, bias, out);
     }
@@ -74,9 +74,9 @@ pub fn linear(cpu: &Cpu, precision: Precision, x: &[f32], w: &Matrix<'_>, bias: 
 /// [`linear`] with several matrices, each with its result: the same bits in fewer steps.
 pub fn linear_all(cpu: &Cpu, precision: Precision, x: &[f32], ws: &[Matrix<'_>], outs: &mut [&mut [f32]]) {
     assert_eq!(ws.len(), outs.len(), "a result for each matrix");
-    if let (Precision::Fast, [w, _, ..]) = (precision, ws) {
+    if let (Precision::Fast | Precision::Mixed, [w, _, ..]) = (precision, ws) {
         let rows = rows_of(outs[0].len(), w.rows, x.len(), w.cols);
-        if tiles::unit_for(cpu, w, rows).is_none() && integer::matmul_together(cpu, x, ws, outs) {
+        if tiles::unit_for(cpu, w, rows).is_none() && integer::matmul_together(cpu, precision, x, ws, outs) {
             return;
         }
     }
@@ -89,7 +89,7 @@ pub fn linear_all(cpu: &Cpu, precision: Precision, x: &[f32], ws: &[Matrix<'_>],
 pub fn linear_kernel_name(cpu: &Cpu, precision: Precision, w: &Matrix<'_>, rows: usize) -> String {
     let fast = match precision {
         Precision::Exact => None,
-        Precision::Fast => tiles::kernel_name(cpu, w, rows).or_else(|| fast_kernel_name(cpu, w)),
+        _ => tiles::kernel_name(cpu, w, rows).or_else(|| fast_kernel_name(cpu, precision, w, rows)),
     };
     fast.unwrap_or_else(|| kernel_name(cpu, w, rows))
 }
@@ -104,7 +104,7 @@ pub fn gather_linear(
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    if precision == Precision::Exact || !gather_matmul_fast(cpu, x, pick, w, bias, out) {
+    if precision == Precision::Exact || !gather_matmul_fast(cpu, precision, x, pick, w, bias, out) {
         gather_matmul(cpu, x, pick, w, bias, out);
     }
 }

@@ -87,6 +87,9 @@ pub enum Precision {
     /// quantized weights, bf16 where a matrix unit takes many rows.
     #[default]
     Fast,
+    /// As [`Precision::Fast`], but where many rows meet quantized weights, only the largest eighth of each group keeps 16 bits: the
+    /// rest has 8, of which it makes the more use. Errs as much as rounding all inputs to bf16.
+    Mixed,
 }
 
 impl Precision {
@@ -94,7 +97,15 @@ impl Precision {
     pub fn rows_as_alone(self) -> usize {
         match self {
             Precision::Exact => usize::MAX,
-            Precision::Fast => crate::matmul::FEW_ROWS,
+            Precision::Fast | Precision::Mixed => crate::matmul::FEW_ROWS,
+        }
+    }
+
+    /// What feed-forward layers are computed in: they are most of the work, and what they err tells least on predictions.
+    pub fn in_feed_forward(self) -> Precision {
+        match self {
+            Precision::Exact => Precision::Exact,
+            Precision::Fast | Precision::Mixed => Precision::Mixed,
         }
     }
 }

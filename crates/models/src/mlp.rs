@@ -77,25 +77,29 @@ impl Xielu {
 
 impl Unit {
     pub(crate) fn load(spec: &spec::Unit, w: &Scope<'_>, dim: usize) -> Result<Self> {
+        let linear = |name: &str, shape, bias| w.linear(name, shape, bias).map(Linear::in_feed_forward);
+        let joined = |hidden, bias| -> Result<[Linear; 2]> {
+            Ok(w.joined("gate_up_proj", dim, [hidden; 2], bias)?.map(Linear::in_feed_forward))
+        };
         let (up, hidden, bias) = match *spec {
             spec::Unit::Gated(spec::Gated { hidden, act, projection, bias }) => {
                 let [gate, up] = match projection {
-                    Projection::Joined => w.joined("gate_up_proj", dim, [hidden; 2], bias)?,
+                    Projection::Joined => joined(hidden, bias)?,
                     // Some original files join what converted ones keep apart.
-                    _ if w.at("gate_up_proj").has_weight() => w.joined("gate_up_proj", dim, [hidden; 2], bias)?,
-                    _ => [w.linear("gate_proj", [dim, hidden], bias)?, w.linear("up_proj", [dim, hidden], bias)?],
+                    _ if w.at("gate_up_proj").has_weight() => joined(hidden, bias)?,
+                    _ => [linear("gate_proj", [dim, hidden], bias)?, linear("up_proj", [dim, hidden], bias)?],
                 };
                 (Up::Gated { gate, up, act }, hidden, bias)
             }
             spec::Unit::Plain(spec::Plain { hidden, act, bias }) => {
-                (Up::Plain { up: w.linear("up_proj", [dim, hidden], bias)?, act }, hidden, bias)
+                (Up::Plain { up: linear("up_proj", [dim, hidden], bias)?, act }, hidden, bias)
             }
             spec::Unit::Learned(spec::Learned { hidden, bias }) => {
                 let act = Box::new(Xielu::load(&w.at("act_fn"))?);
-                (Up::Learned { up: w.linear("up_proj", [dim, hidden], bias)?, act }, hidden, bias)
+                (Up::Learned { up: linear("up_proj", [dim, hidden], bias)?, act }, hidden, bias)
             }
         };
-        Ok(Self { up, down: w.linear("down_proj", [hidden, dim], bias)? })
+        Ok(Self { up, down: linear("down_proj", [hidden, dim], bias)? })
     }
 
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {

@@ -73,7 +73,8 @@ fn run_optimized() -> anyhow::Result<ExitCode> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kernel {
     Exact,
-    Integers,
+    /// With two digits of every number, or of some.
+    Integers(Precision),
     Tiles(TileUnit),
 }
 
@@ -81,14 +82,17 @@ impl Kernel {
     /// All that this processor has; the tiles' plain stand-in is for tests.
     fn all(cpu: &Cpu) -> Vec<Kernel> {
         let tiles = TileUnit::available(cpu.isa).into_iter().filter(|unit| unit.name() != "scalar");
-        [Kernel::Exact, Kernel::Integers].into_iter().chain(tiles.map(Kernel::Tiles)).collect()
+        let integers = [Precision::Fast, Precision::Mixed].map(Kernel::Integers);
+        [Kernel::Exact].into_iter().chain(integers).chain(tiles.map(Kernel::Tiles)).collect()
     }
 
     /// Its name for a product; `None` if it has no code for it.
     fn name(self, cpu: &Cpu, w: &Matrix<'_>, rows: usize) -> Option<String> {
         match self {
             Kernel::Exact => Some(kernel_name(cpu, w, rows)),
-            Kernel::Integers => fast_kernel_name(cpu, w),
+            // Few rows have two digits in either.
+            Kernel::Integers(precision) => fast_kernel_name(cpu, precision, w, rows)
+                .filter(|name| name.ends_with("mixed") == (precision == Precision::Mixed)),
             // A tile has 16 rows.
             Kernel::Tiles(unit) => {
                 (rows >= 16).then(|| format!("{}-{}-{}-tiles", std::env::consts::ARCH, unit.name(), layers::name(w)))
@@ -99,7 +103,7 @@ impl Kernel {
     fn unit(self) -> Unit {
         match self {
             Kernel::Exact => Unit::Floats,
-            Kernel::Integers => Unit::Integers,
+            Kernel::Integers(_) => Unit::Integers,
             Kernel::Tiles(unit) => Unit::Tiles(unit),
         }
     }
@@ -107,7 +111,9 @@ impl Kernel {
     fn run(self, cpu: &Cpu, x: &[f32], w: &Matrix<'_>, out: &mut [f32]) {
         match self {
             Kernel::Exact => matmul(cpu, x, w, None, out),
-            Kernel::Integers => assert!(matmul_fast(cpu, x, w, None, out), "a kernel with a name computes"),
+            Kernel::Integers(precision) => {
+                assert!(matmul_fast(cpu, precision, x, w, None, out), "a kernel with a name computes");
+            }
             Kernel::Tiles(unit) => matmul_on(unit, cpu, x, w, None, out),
         }
     }
@@ -147,7 +153,8 @@ impl Limits {
 
     fn line(&self, cpu: &Cpu) -> String {
         let peak = |peak: &Peak| Some(format!(", {} {:.0} GOP/s", peak.unit, peak.speed? / 1e9));
-        let units: String = self.units.iter().filter_map(peak).collect();
+        let once = |peak: &&Peak| peak.kernel != Kernel::Integers(Precision::Mixed);
+        let units: String = self.units.iter().filter(once).filter_map(peak).collect();
         format!("{} thread(s): memory {:.1} GB/s{units}", cpu.pool.threads(), self.memory / 1e9)
     }
 }
@@ -215,8 +222,9 @@ impl Table<'_> {
 
     /// The kernels for a product that the filter lets through.
     fn lines<'b>(&self, layer: &'b Layer, w: &Matrix<'_>, rows: usize) -> Vec<Line<'b>> {
-        let picks = [("exact", Precision::Exact), ("fast", Precision::Fast)]
-            .map(|(precision, p)| (precision, linear_kernel_name(self.cpu, p, w, rows)));
+        let picks =
+            [("exact", Precision::Exact), ("fast", Precision::Fast), ("fast in feed-forward layers", Precision::Mixed)]
+                .map(|(precision, p)| (precision, linear_kernel_name(self.cpu, p, w, rows)));
         let line = |kernel: Kernel| {
             let name = kernel.name(self.cpu, w, rows)?;
             let picked = picks.iter().filter(|(_, pick)| *pick == name).map(|(precision, _)| *precision).collect();
@@ -300,7 +308,7 @@ mod tests {
             let w = layers::matrices(&arena, &SMALL, form).0[0];
             let names: Vec<_> =
                 Kernel::all(&cpu).into_iter().filter_map(|kernel| kernel.name(&cpu, &w, rows)).collect();
-            for precision in [Precision::Exact, Precision::Fast] {
+            for precision in [Precision::Exact, Precision::Fast, Precision::Mixed] {
                 let pick = linear_kernel_name(&cpu, precision, &w, rows);
                 assert!(names.contains(&pick), "{pick} is not among {names:?}");
             }
@@ -310,10 +318,11 @@ mod tests {
     #[test]
     fn the_slower_of_two_limits_binds() {
         let peak = |kernel, unit: &str, speed| Peak { kernel, unit: unit.to_owned(), speed };
-        let units = vec![peak(Kernel::Exact, "f32", Some(100.0)), peak(Kernel::Integers, "int8", None)];
+        let units =
+            vec![peak(Kernel::Exact, "f32", Some(100.0)), peak(Kernel::Integers(Precision::Fast), "int8", None)];
         let limits = Limits { memory: 10.0, units };
         assert_eq!(limits.least(Kernel::Exact, 20.0, 100.0), (2.0, "memory"));
         assert_eq!(limits.least(Kernel::Exact, 20.0, 300.0), (3.0, "f32"));
-        assert_eq!(limits.least(Kernel::Integers, 20.0, 1e9), (2.0, "memory"));
+        assert_eq!(limits.least(Kernel::Integers(Precision::Fast), 20.0, 1e9), (2.0, "memory"));
     }
 }

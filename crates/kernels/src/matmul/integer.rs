@@ -4,8 +4,9 @@
 //! digits of 8 bits, `256 * high + low`, because that is what the processors' dot products take: a group costs two exact
 //! integer sums, one conversion to a float, and one fused multiply-add with the product of both scales. The weights' bias
 //! meets the group's sum of quantized activations, so that the error is the weights' product with the rounding of the
-//! activations and nothing else. One digit would not do: it changes the most likely token of a small model at one position
-//! in twenty.
+//! activations and nothing else. One digit alone would not do: it changes the most likely token of a small model at one position
+//! in twenty. Where a second one costs multiplications, [`Precision::Mixed`] leaves it to the largest numbers of a group and gives
+//! the others a step of their own.
 //!
 //! Few rows ([`rows`]) read the codes as they lie, because memory is the limit; for many ([`panels`]) they are put in order
 //! once. Each way sums in an order that depends on neither the number of rows nor the threads nor the instruction set, which
@@ -22,7 +23,7 @@ use crate::codec::View;
 #[cfg(test)]
 use crate::dots::Stand;
 use crate::dots::{Dots, DotsOp};
-use crate::weights::Matrix;
+use crate::weights::{Matrix, Precision};
 use crate::{Cpu, Isa, scratch};
 
 /// Multiplications below which handing a task to another thread costs more than it saves.
@@ -35,7 +36,7 @@ const UNIT_ROWS: usize = 512;
 const MOST_TOGETHER: usize = 4;
 
 /// An implementation of [`Dots`] that this processor has.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Kernel {
     /// The reference of the others, slower than exact products.
     #[cfg(test)]
@@ -133,36 +134,62 @@ impl Kernel {
     }
 }
 
-/// Name of the kernel that [`matmul_fast`] uses, as in `x86_64-avx512vnni-affine4g64-integer`; none where it returns `false`.
-pub fn fast_kernel_name(cpu: &Cpu, w: &Matrix<'_>) -> Option<String> {
-    Form::of(w)?;
-    Some(format!("{}-{}-integer", Kernel::of(cpu.isa)?.name(), super::form_name(&w.elements)))
+/// How the products of a call are computed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Way {
+    kernel: Kernel,
+    form: Form,
+    /// Whether, of many rows, only the largest numbers have two digits.
+    mixed: bool,
+}
+
+impl Way {
+    /// None where there is no kernel for the form of the weights or the instruction set.
+    fn of(cpu: &Cpu, precision: Precision, w: &Matrix<'_>) -> Option<Way> {
+        Some(Way { kernel: Kernel::of(cpu.isa)?, form: Form::of(w)?, mixed: precision == Precision::Mixed })
+    }
+}
+
+/// Name of the kernel that [`matmul_fast`] uses for `rows` input rows, as in `x86_64-avx512vnni-affine4g64-integer`; none where it
+/// returns `false`.
+pub fn fast_kernel_name(cpu: &Cpu, precision: Precision, w: &Matrix<'_>, rows: usize) -> Option<String> {
+    let way = Way::of(cpu, precision, w)?;
+    let digits = if way.mixed && rows > FEW_ROWS { "mixed" } else { "integer" };
+    Some(format!("{}-{}-{digits}", way.kernel.name(), super::form_name(&w.elements)))
 }
 
 /// [`super::matmul`] with the input rounded to 16 bits, a scale for each group of weights: an element of `x` errs by at most
-/// 1/65,278 of the largest in its group. Returns `false`, and writes nothing, where there is no kernel for the form of the
-/// weights or the instruction set.
-pub fn matmul_fast(cpu: &Cpu, x: &[f32], w: &Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) -> bool {
-    let Some(kernel) = Kernel::of(cpu.isa) else { return false };
-    matmul_with(kernel, cpu, x, w, bias, out)
+/// 1/65,278 of the largest in its group. In [`Precision::Mixed`] and with more than [`FEW_ROWS`] rows that holds for those fours
+/// of codes that have the largest number of each 32; the others err by at most 1/254 of the largest among them.
+///
+/// Returns `false`, and writes nothing, where there is no kernel for the form of the weights or the instruction set.
+pub fn matmul_fast(
+    cpu: &Cpu,
+    precision: Precision,
+    x: &[f32],
+    w: &Matrix<'_>,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) -> bool {
+    let Some(way) = Way::of(cpu, precision, w) else { return false };
+    matmul_by(way, cpu, x, w, bias, out);
+    true
 }
 
-/// [`matmul_fast`] with a kernel of choice.
-fn matmul_with(kernel: Kernel, cpu: &Cpu, x: &[f32], w: &Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) -> bool {
-    let Some(form) = Form::of(w) else { return false };
+/// [`matmul_fast`] in a way of choice.
+fn matmul_by(way: Way, cpu: &Cpu, x: &[f32], w: &Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
     let (job, m) = Job::new(x, w, bias, out);
     let unit = |i: usize| Unit { index: i, matrix: 0, start: i * UNIT_ROWS, len: UNIT_ROWS.min(m - i * UNIT_ROWS) };
-    run(kernel, form, cpu, &[job], &Work { rows: m, units: m.div_ceil(UNIT_ROWS), unit: &unit });
-    true
+    run(way, cpu, &[job], &Work { rows: m, units: m.div_ceil(UNIT_ROWS), unit: &unit });
 }
 
 /// [`matmul_fast`] with several matrices, each with its result: the same bits, but the input is quantized once, and few rows of
 /// it are shared out once. Returns `false` where the matrices differ in form.
-pub fn matmul_together(cpu: &Cpu, x: &[f32], ws: &[Matrix<'_>], outs: &mut [&mut [f32]]) -> bool {
-    let (Some(kernel), Some(first)) = (Kernel::of(cpu.isa), ws.first()) else { return false };
-    let Some(form) = Form::of(first) else { return false };
+pub fn matmul_together(cpu: &Cpu, precision: Precision, x: &[f32], ws: &[Matrix<'_>], outs: &mut [&mut [f32]]) -> bool {
+    let Some(first) = ws.first() else { return false };
+    let Some(way) = Way::of(cpu, precision, first) else { return false };
     let m = rows_of(outs[0].len(), first.rows, x.len(), first.cols);
-    if ws.len() > MOST_TOGETHER || ws.iter().any(|w| Form::of(w) != Some(form)) {
+    if ws.len() > MOST_TOGETHER || ws.iter().any(|w| Form::of(w) != Some(way.form)) {
         return false;
     }
     let mut jobs = [Job::new(x, first, None, outs[0]).0; MOST_TOGETHER];
@@ -170,20 +197,21 @@ pub fn matmul_together(cpu: &Cpu, x: &[f32], ws: &[Matrix<'_>], outs: &mut [&mut
         *job = Job::new(x, w, None, out).0;
     }
     let unit = |i: usize| Unit { index: i, matrix: 0, start: i * UNIT_ROWS, len: UNIT_ROWS.min(m - i * UNIT_ROWS) };
-    run(kernel, form, cpu, &jobs[..ws.len()], &Work { rows: m, units: m.div_ceil(UNIT_ROWS), unit: &unit });
+    run(way, cpu, &jobs[..ws.len()], &Work { rows: m, units: m.div_ceil(UNIT_ROWS), unit: &unit });
     true
 }
 
 /// [`super::gather_matmul`] with the input rounded as in [`matmul_fast`], and `false` as there.
 pub fn gather_matmul_fast(
     cpu: &Cpu,
+    precision: Precision,
     x: &[f32],
     pick: Gather<'_>,
     w: &Matrix<'_>,
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) -> bool {
-    let (Some(kernel), Some(form)) = (Kernel::of(cpu.isa), Form::of(w)) else { return false };
+    let Some(way) = Way::of(cpu, precision, w) else { return false };
     let n = pick.check(x.len(), w, bias, out.len());
     let view = View::new(w);
     scratch::indices(|list| {
@@ -191,13 +219,13 @@ pub fn gather_matmul_fast(
         let (x_rows, order) = (Some(pick.x_rows), Some(order));
         let job = Job { view, x, x_rows, order, bias, n, out: Out(out.as_mut_ptr()) };
         let unit = |i: usize| Unit::of(i, units);
-        run(kernel, form, cpu, &[job], &Work { rows: pick.ids.len(), units: units.len() / 3, unit: &unit });
+        run(way, cpu, &[job], &Work { rows: pick.ids.len(), units: units.len() / 3, unit: &unit });
     });
     true
 }
 
 /// Quantizes the rows of the input that the jobs share, then shares the products out.
-fn run(kernel: Kernel, form: Form, cpu: &Cpu, jobs: &[Job<'_>], work: &Work<'_>) {
+fn run(way: Way, cpu: &Cpu, jobs: &[Job<'_>], work: &Work<'_>) {
     let n = jobs.iter().map(|job| job.n).sum::<usize>();
     if work.rows == 0 || n == 0 {
         return;
@@ -206,14 +234,16 @@ fn run(kernel: Kernel, form: Form, cpu: &Cpu, jobs: &[Job<'_>], work: &Work<'_>)
     let many = work.rows.div_ceil(work.units) > FEW_ROWS;
     let threads = cpu.pool.threads();
     if many {
-        return input::tiles((kernel, form), cpu, &jobs[0], work, |input| {
+        return input::tiles(way, cpu, &jobs[0], work, |input| {
             for job in jobs {
                 let columns = panel_columns(threads, job.n, size, work.units);
-                job.run(cpu, work, columns, &|tile| panels::multiply(kernel, Task { job, input, form, tile }));
+                job.run(cpu, work, columns, &|tile| {
+                    panels::multiply(way.kernel, Task { job, input, form: way.form, tile })
+                });
             }
         });
     }
-    input::rows((kernel, form), cpu, &jobs[0], |input| {
+    input::rows(way, cpu, &jobs[0], |input| {
         let columns = columns(threads, n, size, work.units);
         cpu.pool.run(n.div_ceil(columns) * work.units, &|i| {
             let (unit, start) = ((work.unit)(i % work.units), i / work.units * columns);
@@ -221,7 +251,7 @@ fn run(kernel: Kernel, form: Form, cpu: &Cpu, jobs: &[Job<'_>], work: &Work<'_>)
             for job in jobs {
                 let (start, end) = (start.max(first) - first, (start + columns).min(first + job.n).max(first) - first);
                 if start < end {
-                    rows::multiply(kernel, Task { job, input, form, tile: Tile { unit, start, end } });
+                    rows::multiply(way.kernel, Task { job, input, form: way.form, tile: Tile { unit, start, end } });
                 }
                 first += job.n;
             }

@@ -13,7 +13,7 @@ use crate::state::{KvShape, SlotSpec};
 pub(crate) fn kept(precision: Precision) -> Dtype {
     match precision {
         Precision::Exact => Dtype::F32,
-        Precision::Fast => Dtype::F16,
+        Precision::Fast | Precision::Mixed => Dtype::F16,
     }
 }
 

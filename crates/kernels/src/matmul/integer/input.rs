@@ -1,7 +1,9 @@
 //! The input as integers: how rows are quantized, and where their parts lie.
 
+mod mixed;
+
 use super::panels::MOST_ROWS;
-use super::{Form, Job, Kernel, Unit, Work};
+use super::{Form, Job, Unit, Way, Work};
 use crate::dots::{BYTES, Dots, DotsOp, LANES};
 use crate::{Cpu, scratch};
 
@@ -66,6 +68,7 @@ pub(super) struct Tiles<'a> {
     rows: usize,
     /// Floats of a tile.
     stride: usize,
+    pub(super) block: Block,
 }
 
 impl Tiles<'_> {
@@ -85,8 +88,15 @@ fn first_tile(unit: Unit, tile_rows: usize) -> usize {
 
 /// How the groups of some rows lie together, in units of four bytes: four digits of a row next to the same of the other rows, all
 /// high digits, plane after plane, before the low ones; then the rows' scales, and their sums times the scales.
+///
+/// If only some fours of each row have high digits, these come after one another, and behind them where the codes lie that they
+/// meet, in bytes of a panel's group.
 #[derive(Clone, Copy)]
 pub(super) struct Block {
+    /// Fours of a row that have high digits, if not all have.
+    pub(super) large: Option<usize>,
+    /// Where the fours' places begin.
+    pub(super) places: usize,
     /// Where the low digits begin.
     pub(super) low: usize,
     /// Where the scales begin.
@@ -99,9 +109,12 @@ pub(super) struct Block {
 
 impl Block {
     #[inline(always)]
-    pub(super) const fn new(group: usize, rows: usize) -> Block {
-        let digits = group / 4 * rows;
-        Block { low: digits, scales: 2 * digits, sums: 2 * digits + rows, len: 2 * (digits + rows) }
+    fn new(group: usize, rows: usize, mixed: bool) -> Block {
+        let large = mixed.then_some((group / 32).max(1));
+        let places = large.unwrap_or(group / 4) * rows;
+        let low = if mixed { 2 * places } else { places };
+        let scales = low + group / 4 * rows;
+        Block { large, places, low, scales, sums: scales + rows, len: scales + 2 * rows }
     }
 }
 
@@ -122,8 +135,8 @@ impl Lines {
 }
 
 /// Quantizes the rows of a product with few and passes them on.
-pub(super) fn rows((kernel, form): (Kernel, Form), cpu: &Cpu, job: &Job<'_>, then: impl FnOnce(Rows<'_>)) {
-    let cols = job.view.cols;
+pub(super) fn rows(way: Way, cpu: &Cpu, job: &Job<'_>, then: impl FnOnce(Rows<'_>)) {
+    let (cols, form) = (job.view.cols, way.form);
     let layout = Layout::new(cols, form);
     // A matrix without columns has nothing to quantize, but its rows are read.
     let rows = job.x.len().checked_div(cols).unwrap_or(0);
@@ -134,7 +147,7 @@ pub(super) fn rows((kernel, form): (Kernel, Form), cpu: &Cpu, job: &Job<'_>, the
                 // SAFETY: each row is one task's, and its line lies in the memory.
                 let line = unsafe { lines.line(row, layout.stride) };
                 let target = Line { x: &job.x[row * cols..][..cols], line, layout };
-                kernel.run(Quantize { form, groups: job.view.groups, target });
+                way.kernel.run(Quantize { form, groups: job.view.groups, target });
             }
         });
         then(Rows { memory, layout });
@@ -142,15 +155,9 @@ pub(super) fn rows((kernel, form): (Kernel, Form), cpu: &Cpu, job: &Job<'_>, the
 }
 
 /// Quantizes the rows of a product with many and passes them on.
-pub(super) fn tiles(
-    (kernel, form): (Kernel, Form),
-    cpu: &Cpu,
-    job: &Job<'_>,
-    work: &Work<'_>,
-    then: impl FnOnce(Tiles<'_>),
-) {
-    let (cols, tile_rows) = (job.view.cols, kernel.tile_rows());
-    let block = Block::new(form.group, tile_rows);
+pub(super) fn tiles(way: Way, cpu: &Cpu, job: &Job<'_>, work: &Work<'_>, then: impl FnOnce(Tiles<'_>)) {
+    let (cols, tile_rows) = (job.view.cols, way.kernel.tile_rows());
+    let block = Block::new(way.form.group, tile_rows, way.mixed);
     let stride = job.view.groups * block.len;
     let count = work.rows / tile_rows + work.units;
     scratch::shared_floats(count * stride, |memory| {
@@ -168,19 +175,30 @@ pub(super) fn tiles(
                 }
                 // SAFETY: each tile is one task's, and its line lies in the memory.
                 let line = unsafe { lines.line(tile, stride) };
-                kernel.run(Quantize { form, groups: job.view.groups, target: Tile { x, line } });
+                let (form, groups) = (way.form, job.view.groups);
+                if let Some(large) = block.large {
+                    way.kernel.run(Quantize { form, groups, target: mixed::Tile { x, line, block, large } });
+                } else {
+                    way.kernel.run(Quantize { form, groups, target: Tile { x, line, block } });
+                }
             }
         });
-        then(Tiles { memory, rows: tile_rows, stride });
+        then(Tiles { memory, rows: tile_rows, stride, block });
     });
 }
 
 /// What is quantized, and where it is put.
 trait Target {
     /// Fills what so many groups leave.
-    fn begin<const GROUP: usize, const PLANES: usize>(&mut self, groups: usize);
-    /// Takes over the group `g`, whose digits lie in so many planes.
-    fn group<D: Dots, const GROUP: usize, const PLANES: usize>(&mut self, g: usize);
+    #[inline(always)]
+    fn begin<const GROUP: usize, const PLANES: usize>(&mut self, _groups: usize) {}
+    /// Takes over the group `g`, whose digits lie in so many planes, and the others of a step.
+    fn group<D: Dots, const GROUP: usize, const PLANES: usize>(&mut self, d: D, g: usize);
+    /// Groups that are taken over together.
+    #[inline(always)]
+    fn step<D: Dots>() -> usize {
+        1
+    }
 }
 
 /// Quantizes a row, or several.
@@ -192,31 +210,31 @@ struct Quantize<T> {
 
 impl<T: Target> DotsOp for Quantize<T> {
     #[inline(always)]
-    fn eval<D: Dots>(self, _: D) {
+    fn eval<D: Dots>(self, d: D) {
         match self.form.group {
-            16 => self.planes::<D, 16>(),
-            32 => self.planes::<D, 32>(),
-            64 => self.planes::<D, 64>(),
-            _ => self.planes::<D, 128>(),
+            16 => self.planes::<D, 16>(d),
+            32 => self.planes::<D, 32>(d),
+            64 => self.planes::<D, 64>(d),
+            _ => self.planes::<D, 128>(d),
         }
     }
 }
 
 impl<T: Target> Quantize<T> {
     #[inline(always)]
-    fn planes<D: Dots, const GROUP: usize>(self) {
+    fn planes<D: Dots, const GROUP: usize>(self, d: D) {
         match self.form.planes() {
-            1 => self.groups::<D, GROUP, 1>(),
-            2 => self.groups::<D, GROUP, 2>(),
-            _ => self.groups::<D, GROUP, 4>(),
+            1 => self.groups::<D, GROUP, 1>(d),
+            2 => self.groups::<D, GROUP, 2>(d),
+            _ => self.groups::<D, GROUP, 4>(d),
         }
     }
 
     #[inline(always)]
-    fn groups<D: Dots, const GROUP: usize, const PLANES: usize>(mut self) {
+    fn groups<D: Dots, const GROUP: usize, const PLANES: usize>(mut self, d: D) {
         self.target.begin::<GROUP, PLANES>(self.groups);
-        for g in 0..self.groups {
-            self.target.group::<D, GROUP, PLANES>(g);
+        for g in (0..self.groups).step_by(T::step::<D>()) {
+            self.target.group::<D, GROUP, PLANES>(d, g);
         }
     }
 }
@@ -241,7 +259,7 @@ impl Line<'_> {
 
 impl Target for Line<'_> {
     #[inline(always)]
-    fn group<D: Dots, const GROUP: usize, const PLANES: usize>(&mut self, g: usize) {
+    fn group<D: Dots, const GROUP: usize, const PLANES: usize>(&mut self, _: D, g: usize) {
         let codes = BYTES * PLANES;
         // Codes of a group that lie together.
         let part = codes.min(GROUP);
@@ -273,12 +291,13 @@ impl Target for Line<'_> {
 struct Tile<'a> {
     x: [&'a [f32]; MOST_ROWS],
     line: &'a mut [f32],
+    block: Block,
 }
 
 impl Target for Tile<'_> {
     #[inline(always)]
-    fn group<D: Dots, const GROUP: usize, const PLANES: usize>(&mut self, g: usize) {
-        let at = const { Block::new(GROUP, D::TILE_ROWS) };
+    fn group<D: Dots, const GROUP: usize, const PLANES: usize>(&mut self, _: D, g: usize) {
+        let at = self.block;
         let block = &mut self.line[g * at.len..][..at.len];
         let mut digits = [[[0u8; GROUP]; MOST_ROWS]; 2];
         let [high, low] = &mut digits;
@@ -291,7 +310,7 @@ impl Target for Tile<'_> {
             }
             (block[at.scales + i], block[at.sums + i]) = (rounded.scale, rounded.sum);
         }
-        for (digits, block) in digits.iter().zip(block.chunks_exact_mut(at.low)) {
+        for (digits, block) in digits.iter().zip(block.chunks_exact_mut(at.places)) {
             for (quad, block) in block.chunks_exact_mut(D::TILE_ROWS).enumerate() {
                 for (digits, out) in digits.iter().zip(block) {
                     *out = f32::from_ne_bytes(digits.as_chunks().0[quad]);
@@ -299,9 +318,6 @@ impl Target for Tile<'_> {
             }
         }
     }
-
-    #[inline(always)]
-    fn begin<const GROUP: usize, const PLANES: usize>(&mut self, _: usize) {}
 }
 
 /// A group of a row as integers.

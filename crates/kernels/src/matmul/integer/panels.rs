@@ -11,7 +11,7 @@
 use std::marker::PhantomData;
 
 use super::codes::{Codes, CodesOp, Scales};
-use super::input::{Block, Tiles};
+use super::input::Tiles;
 use super::{Kernel, Task};
 use crate::dots::{BYTES, Dots, DotsOp, LANES};
 use crate::scratch;
@@ -27,7 +27,7 @@ const MANY_ROWS: usize = 64;
 /// Most codes of a weight row in a panel: a strip stays in the second cache, which delivers codes as fast as they are used.
 const DEPTH: usize = 2048;
 /// Bytes of a panel that four codes of each lane take.
-const QUAD: usize = 4 * WIDTH;
+pub(super) const QUAD: usize = 4 * WIDTH;
 /// Most input rows of a register tile: lists of rows are filled up to it.
 pub(super) const MOST_ROWS: usize = 8;
 /// Steps of four codes that are taken without looking for the end of the group.
@@ -276,7 +276,7 @@ impl Multiply<'_> {
                 sums[..V * LANES].copy_from_slice(&before[..V * LANES]);
             }
         }
-        let block = Block::new(self.group, D::TILE_ROWS);
+        let block = input.block;
         let mut x = input.tile(tile.unit, at).wrapping_add(groups.0 * block.len);
         let size = self.codes.len() / panels;
         let mut codes = self.codes[panel * size..][..size].as_ptr().cast::<u8>().wrapping_add(4 * lane);
@@ -293,7 +293,11 @@ impl Multiply<'_> {
             // SAFETY: the panel has the codes of its groups, and the tile of the input their blocks.
             unsafe {
                 let mut ints = [[d.no_ints(); V]; M];
-                Self::dots::<D, M, V, WIDE>(d, (codes, self.group), x.cast(), &mut ints);
+                if let Some(large) = block.large {
+                    Self::large::<D, M, V, WIDE>(d, codes, (x.cast(), x.add(block.places).cast(), large), &mut ints);
+                } else {
+                    Self::dots::<D, M, V, WIDE>(d, (codes, self.group), x.cast(), &mut ints);
+                }
                 // The high digits' sums are worth 256 times the low ones'.
                 for i in 0..M {
                     for v in 0..V {
@@ -360,6 +364,34 @@ impl Multiply<'_> {
             }
             codes = codes.wrapping_add(QUADS * QUAD);
             digits = digits.wrapping_add(4 * QUADS * D::TILE_ROWS);
+        }
+        *ints = tile;
+    }
+
+    /// Adds the products of those fours of each input row that have high digits: of `count` a row, the digits and where in the
+    /// group the codes lie.
+    ///
+    /// # Safety
+    /// The places lie in the group of `codes`.
+    #[inline(always)]
+    unsafe fn large<D: Dots, const M: usize, const V: usize, const WIDE: bool>(
+        d: D,
+        codes: *const u8,
+        (digits, places, count): (*const i8, *const u32, usize),
+        ints: &mut [[D::Ints; V]; M],
+    ) {
+        let mut tile = *ints;
+        for four in 0..count {
+            for i in 0..M {
+                // SAFETY: passed on; a block has `count` lists of as many fours as a tile has rows.
+                unsafe {
+                    let at = four * D::TILE_ROWS + i;
+                    let (codes, digits) = (codes.add(*places.add(at) as usize), d.quad(digits.add(4 * at)));
+                    for v in 0..V {
+                        tile[i][v] = d.dot::<WIDE>(tile[i][v], d.load(codes.add(v * 4 * LANES), BYTES), digits);
+                    }
+                }
+            }
         }
         *ints = tile;
     }

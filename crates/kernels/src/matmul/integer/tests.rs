@@ -77,18 +77,39 @@ impl Owned {
     }
 }
 
+/// The way of a kernel with a matrix.
+fn way(kernel: Kernel, w: &Matrix<'_>, mixed: bool) -> Way {
+    Way { kernel, form: Form::of(w).unwrap(), mixed }
+}
+
+/// Half a step of a group's rounding: of two digits, or of one for what is not the largest of each 32.
+fn half_step(form: Form, x: &[f32], mixed: bool) -> f64 {
+    let fours = |i: usize| i % form.planes() * (x.len() / form.planes() / 4) + i / form.planes() / 4;
+    let mut sizes = vec![0f32; x.len() / 4];
+    for (i, x) in x.iter().enumerate() {
+        sizes[fours(i)] = sizes[fours(i)].max(x.abs());
+    }
+    sizes.sort_by(|a, b| b.total_cmp(a));
+    let two_digits = sizes[0] / 32_639.0;
+    let step = if mixed { two_digits.max(sizes[(x.len() / 32).max(1)] / 127.0) } else { two_digits };
+    // The inverse and its product are rounded, so a number near a tie may fall on the wrong side.
+    f64::from(step) * (0.5 + 0.02)
+}
+
 /// How far an element may be from the exact sum: half a step of the activations' rounding in each group times its weights,
 /// and the rounding of the float operations, of which a lane has two for each vector and the rest are few.
-fn bound(w: &Matrix<'_>, row: usize, x: &[f32], group: usize, code_size: f64) -> (f64, f64) {
+fn bound(w: &Matrix<'_>, row: usize, x: &[f32], mixed: bool, code_size: f64) -> (f64, f64) {
+    let form = Form::of(w).unwrap();
+    let group = form.group;
     let (mut exact, mut allowed) = (0.0, 0.0);
     let mut terms = 0.0;
     for (g, x) in x.chunks(group).enumerate() {
         let most = f64::from(x.iter().fold(0.0f32, |m, x| m.max(x.abs())));
+        let half_step = half_step(form, x, mixed);
         for (j, &x) in x.iter().enumerate() {
             let weight = element(w, row, g * group + j);
             exact += weight * f64::from(x);
-            // The inverse and its product are rounded, so a number near a tie may fall on the wrong side.
-            allowed += weight.abs() * most / 32_639.0 * (0.5 + 0.02);
+            allowed += weight.abs() * half_step;
             terms += (weight.abs() + code_size) * most;
         }
     }
@@ -110,17 +131,21 @@ fn rounding_of_the_input_is_the_error() {
                 x.iter_mut().for_each(|x| *x *= [1.0, 100.0, 0.01, 0.0][g % 4]);
             }
             let bias = random.floats(9, -1.0, 1.0);
-            let mut out = vec![f32::NAN; rows * 9];
-            assert!(matmul_with(Kernel::Stand, &Cpu::new(Isa::best(), 1), &x, &w, Some(&bias), &mut out));
-            let code_size =
-                if form.0.mode == QuantMode::Affine { 0.1 * f64::from(1u32 << form.0.bits) + 0.5 } else { 0.0 };
-            for (i, &got) in out.iter().enumerate() {
-                let (exact, allowed) = bound(&w, i % 9, &x[i / 9 * cols..][..cols], group, code_size);
-                let error = (f64::from(got) - exact - f64::from(bias[i % 9])).abs();
-                assert!(
-                    error <= allowed,
-                    "{form:?} {cols} [{i}]: {got}, not {exact}, error {error:e}, bound {allowed:e}"
-                );
+            for mixed in [false, true] {
+                let mut out = vec![f32::NAN; rows * 9];
+                let cpu = Cpu::new(Isa::best(), 1);
+                matmul_by(way(Kernel::Stand, &w, mixed), &cpu, &x, &w, Some(&bias), &mut out);
+                let code_size =
+                    if form.0.mode == QuantMode::Affine { 0.1 * f64::from(1u32 << form.0.bits) + 0.5 } else { 0.0 };
+                for (i, &got) in out.iter().enumerate() {
+                    let mixed = mixed && rows > FEW_ROWS;
+                    let (exact, allowed) = bound(&w, i % 9, &x[i / 9 * cols..][..cols], mixed, code_size);
+                    let error = (f64::from(got) - exact - f64::from(bias[i % 9])).abs();
+                    assert!(
+                        error <= allowed,
+                        "{form:?} {cols} {mixed} [{i}]: {got}, not {exact}, error {error:e}, bound {allowed:e}"
+                    );
+                }
             }
         }
     }
@@ -138,18 +163,22 @@ fn all_kernels_rows_and_threads_give_the_same_bits() {
             let owned = Owned::new(form, n, cols, i % 4, &mut random);
             let (w, x) = (owned.matrix(), random.floats(m * cols + 1, -2.0, 2.0));
             let (x, bias) = (&x[1..], random.floats(n, -1.0, 1.0));
-            let product = |kernel, cpu, rows: usize| {
+            let product = |kernel, mixed, cpu, rows: usize| {
                 let mut out = vec![f32::NAN; rows * n];
-                assert!(matmul_with(kernel, cpu, &x[..rows * cols], &w, Some(&bias), &mut out));
+                matmul_by(way(kernel, &w, mixed), cpu, &x[..rows * cols], &w, Some(&bias), &mut out);
                 out
             };
-            let (few, many) = (product(Kernel::Stand, &cpus[0], FEW_ROWS), product(Kernel::Stand, &cpus[0], m));
+            let reference = |mixed, rows| product(Kernel::Stand, mixed, &cpus[0], rows);
+            let (few, many, mixed) = (reference(false, FEW_ROWS), reference(false, m), reference(true, m));
             for kernel in kernels() {
                 for rows in [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14, m] {
-                    let want = if rows <= FEW_ROWS { &few } else { &many };
-                    for cpu in &cpus {
-                        let out = product(kernel, cpu, rows);
-                        assert_eq!(bits(&out), bits(&want[..rows * n]), "{form:?} {cols} {kernel:?} {rows} rows");
+                    for (is_mixed, many) in [(false, &many), (true, &mixed)] {
+                        let want = if rows <= FEW_ROWS { &few } else { many };
+                        for cpu in &cpus {
+                            let out = bits(&product(kernel, is_mixed, cpu, rows));
+                            let what = format!("{form:?} {cols} {kernel:?} {rows} rows, mixed: {is_mixed}");
+                            assert_eq!(out, bits(&want[..rows * n]), "{what}");
+                        }
                     }
                 }
             }
@@ -190,7 +219,8 @@ fn tasks_share_a_large_product() {
     for kernel in kernels() {
         let product = |threads, rows: usize| {
             let mut out = vec![f32::NAN; rows * 3001];
-            assert!(matmul_with(kernel, &Cpu::new(Isa::best(), threads), &x[..rows * 896], &w, None, &mut out));
+            let cpu = Cpu::new(Isa::best(), threads);
+            matmul_by(way(kernel, &w, true), &cpu, &x[..rows * 896], &w, None, &mut out);
             out
         };
         for rows in [1, 3, 12] {
@@ -212,20 +242,25 @@ fn matrices_that_share_a_step_give_the_bits_of_each_alone() {
                 let x = random.floats(m * 1024, -2.0, 2.0);
                 let mut together = ws.map(|w| vec![f32::NAN; m * w.rows]);
                 let [a, b, c] = &mut together;
-                if !matmul_together(&cpu, &x, &ws, &mut [a, b, c]) {
+                if !matmul_together(&cpu, Precision::Mixed, &x, &ws, &mut [a, b, c]) {
                     assert!(Kernel::of(cpu.isa).is_none(), "{form:?}, {m} rows");
                     continue;
                 }
                 for (together, w) in together.iter().zip(&ws) {
                     let mut alone = vec![f32::NAN; m * w.rows];
-                    assert!(matmul_fast(&cpu, &x, w, None, &mut alone));
+                    assert!(matmul_fast(&cpu, Precision::Mixed, &x, w, None, &mut alone));
                     assert_eq!(bits(together), bits(&alone), "{form:?}, {m} rows of {}", w.rows);
                 }
             }
         }
         let [a, b] = [0, 1].map(|i| Owned::new(forms()[i], 8, 256, 0, &mut random));
-        let refused =
-            matmul_together(&cpu, &[0.0; 256], &[a.matrix(), b.matrix()], &mut [&mut [0.0; 8], &mut [0.0; 8]]);
+        let refused = matmul_together(
+            &cpu,
+            Precision::Fast,
+            &[0.0; 256],
+            &[a.matrix(), b.matrix()],
+            &mut [&mut [0.0; 8], &mut [0.0; 8]],
+        );
         assert!(!refused, "two forms cannot share an input");
     }
 }
@@ -242,7 +277,7 @@ fn gathered_rows_equal_products_with_their_expert() {
         let ids: Vec<u32> = (0..count).map(|_| [0, 0, 0, 0, 1, 2, 4][random.bits() as usize % 7]).collect();
         let (cpu, mut out) = (Cpu::new(Isa::best(), 2), vec![f32::NAN; count * n]);
         let pick = Gather { x_rows: &x_rows, ids: &ids, experts };
-        if !gather_matmul_fast(&cpu, &x, pick, &w, Some(&bias), &mut out) {
+        if !gather_matmul_fast(&cpu, Precision::Mixed, &x, pick, &w, Some(&bias), &mut out) {
             continue;
         }
         for expert in 0..experts {
@@ -251,7 +286,7 @@ fn gathered_rows_equal_products_with_their_expert() {
             let x: Vec<f32> = rows.iter().flat_map(|&i| &x[x_rows[i] as usize * k..][..k]).copied().collect();
             let (matrix, bias) = (w.slice_rows(expert * n, n), &bias[expert * n..][..n]);
             let mut want = vec![0.0; rows.len() * n];
-            assert!(matmul_fast(&cpu, &x, &matrix, Some(bias), &mut want));
+            assert!(matmul_fast(&cpu, Precision::Mixed, &x, &matrix, Some(bias), &mut want));
             for (want, i) in want.chunks_exact(n).zip(rows) {
                 assert_eq!(bits(&out[i * n..(i + 1) * n]), bits(want), "{form:?} {i}");
             }
@@ -270,12 +305,16 @@ fn groups_that_are_not_finite_or_hardly_anything() {
             {
                 let mut x = vec![0.0; cols];
                 x[group + 3] = special;
-                let mut out = [1.0f32; 3];
-                assert!(matmul_with(kernel, &Cpu::new(Isa::best(), 1), &x, &owned.matrix(), None, &mut out));
-                assert!(
-                    out.iter().all(|y| if number { *y == 0.0 } else { y.is_nan() }),
-                    "{form:?} {kernel:?} {special} {out:?}"
-                );
+                let (w, cpu) = (owned.matrix(), Cpu::new(Isa::best(), 1));
+                // In one row, and as each of many.
+                for rows in [1, FEW_ROWS + 1] {
+                    let (x, mut out) = (x.repeat(rows), vec![1.0; 3 * rows]);
+                    matmul_by(way(kernel, &w, true), &cpu, &x, &w, None, &mut out);
+                    assert!(
+                        out.iter().all(|y| if number { *y == 0.0 } else { y.is_nan() }),
+                        "{form:?} {kernel:?} {special} {rows} {out:?}"
+                    );
+                }
             }
         }
     }
@@ -288,11 +327,11 @@ fn empty_products() {
     let q = Quantized { format, codes: &[], scales: &[], biases: &[], scale_type: Float::F32, multiplier: 1.0 };
     let mut out = [f32::NAN; 4];
     let w = Matrix { rows: 2, cols: 0, elements: Elements::Quantized(q) };
-    if matmul_fast(&cpu, &[], &w, Some(&[1.0, 2.0]), &mut out) {
+    if matmul_fast(&cpu, Precision::Fast, &[], &w, Some(&[1.0, 2.0]), &mut out) {
         assert_eq!(out, [1.0, 2.0, 1.0, 2.0]);
     }
     let w = Matrix { rows: 0, cols: 32, elements: Elements::Quantized(q) };
-    matmul_fast(&cpu, &[1.0; 64], &w, None, &mut []);
+    matmul_fast(&cpu, Precision::Fast, &[1.0; 64], &w, None, &mut []);
 }
 
 #[test]
@@ -300,15 +339,15 @@ fn forms_without_a_kernel_are_left_to_the_exact_path() {
     let cpu = Cpu::new(Isa::best(), 1);
     let mut out = [5.0];
     let dense = Matrix { rows: 1, cols: 32, elements: Elements::Dense(Float::F32, &[0; 128]) };
-    assert!(!matmul_fast(&cpu, &[1.0; 32], &dense, None, &mut out));
+    assert!(!matmul_fast(&cpu, Precision::Fast, &[1.0; 32], &dense, None, &mut out));
     let mut random = Random::new(6);
     let owned =
         Owned::new((QuantFormat { mode: QuantMode::Mxfp8, bits: 8, group: 32 }, Float::F32), 1, 32, 0, &mut random);
-    assert!(!matmul_fast(&cpu, &[1.0; 32], &owned.matrix(), None, &mut out));
-    assert_eq!((out, fast_kernel_name(&cpu, &owned.matrix())), ([5.0], None));
+    assert!(!matmul_fast(&cpu, Precision::Fast, &[1.0; 32], &owned.matrix(), None, &mut out));
+    assert_eq!((out, fast_kernel_name(&cpu, Precision::Fast, &owned.matrix(), 1)), ([5.0], None));
     let owned =
         Owned::new((QuantFormat { mode: QuantMode::Affine, bits: 4, group: 64 }, Float::F32), 1, 64, 0, &mut random);
     let portable = Cpu::new(Isa::from_name("portable").unwrap(), 1);
-    assert_eq!(fast_kernel_name(&portable, &owned.matrix()), None);
-    assert!(!matmul_fast(&portable, &[1.0; 64], &owned.matrix(), None, &mut out));
+    assert_eq!(fast_kernel_name(&portable, Precision::Fast, &owned.matrix(), 1), None);
+    assert!(!matmul_fast(&portable, Precision::Fast, &[1.0; 64], &owned.matrix(), None, &mut out));
 }

@@ -1,0 +1,146 @@
+//! Groups of which a few numbers are large: they alone have two digits, and the step of all is chosen for the others.
+//!
+//! Numbers go in fours, as dot products take them. The fours with the largest numbers, one of eight, get high digits; the step is
+//! such that the low digit holds every other number. So one large number in a group costs the others no precision.
+
+#![allow(clippy::needless_range_loop, reason = "lanes of several lists at once become vectors")]
+
+use super::{Block, MOST, MOST_ROWS, TINY, Target};
+use crate::dots::{BYTES, Dots, LANES};
+use crate::matmul::integer::panels::QUAD;
+
+/// Numbers and fours of the largest group.
+const MOST_GROUP: usize = 128;
+const MOST_FOURS: usize = MOST_GROUP / 4;
+/// Most fours with high digits.
+const MOST_LARGE: usize = MOST_FOURS / 8;
+/// The largest number of one digit.
+const MOST_LOW: f32 = 127.0;
+/// The bits of a size that give way to the number of its four.
+const NUMBER: u32 = MOST_FOURS as u32 - 1;
+
+/// A tile of [`super::Tiles`]. As many groups as fit are rounded at a time, each group of each row in a lane of its own.
+pub(super) struct Tile<'a> {
+    /// Rows that the tile lacks are empty, and become zeros.
+    pub(super) x: [&'a [f32]; MOST_ROWS],
+    pub(super) line: &'a mut [f32],
+    pub(super) block: Block,
+    /// Fours of a group with high digits.
+    pub(super) large: usize,
+}
+
+impl Target for Tile<'_> {
+    #[inline(always)]
+    fn step<D: Dots>() -> usize {
+        LANES / D::TILE_ROWS
+    }
+
+    #[inline(always)]
+    fn group<D: Dots, const GROUP: usize, const PLANES: usize>(&mut self, d: D, g: usize) {
+        let columns = self.columns::<D, GROUP>(d, g);
+        let steps = Steps::of::<GROUP, PLANES>(&columns, self.large);
+        let (mut low, mut high, mut sums) = ([[0u32; LANES]; MOST_FOURS], [[0u32; LANES]; MOST_FOURS], [0i32; LANES]);
+        for four in 0..GROUP / 4 {
+            for (byte, column) in members::<GROUP, PLANES>(four).into_iter().enumerate() {
+                for l in 0..LANES {
+                    // Adding 1.5 * 2^23 rounds to nearest and leaves the integer in the low bits.
+                    let int = (columns[column][l] * steps.inverse[l] + 12_582_912.0).to_bits() & 0xffff;
+                    sums[l] += i32::from(int as i16);
+                    low[four][l] |= (int & 0xff) << (8 * byte);
+                    high[four][l] |= ((int + 128) >> 8 & 0xff) << (8 * byte);
+                }
+            }
+        }
+        let (at, rows) = (self.block, D::TILE_ROWS);
+        for (block, lane) in self.line.chunks_exact_mut(at.len).skip(g).zip((0..LANES).step_by(rows)) {
+            for (four, low) in low.iter().enumerate().take(GROUP / 4) {
+                for (out, digits) in block[at.low + four * rows..][..rows].iter_mut().zip(&low[lane..]) {
+                    *out = f32::from_bits(*digits);
+                }
+            }
+            for i in 0..rows {
+                let l = lane + i;
+                for (k, list) in steps.largest.iter().enumerate().take(self.large) {
+                    let four = (list[l] & NUMBER) as usize;
+                    block[k * rows + i] = f32::from_bits(high[four][l]);
+                    block[at.places + k * rows + i] = f32::from_bits((four * QUAD) as u32);
+                }
+                (block[at.scales + i], block[at.sums + i]) = (steps.scale[l], steps.scale[l] * sums[l] as f32);
+            }
+        }
+    }
+}
+
+impl Tile<'_> {
+    /// The numbers of some groups from `g` on, each in the lanes of their rows.
+    #[inline(always)]
+    fn columns<D: Dots, const GROUP: usize>(&self, d: D, g: usize) -> [[f32; LANES]; MOST_GROUP] {
+        let mut columns = [[0.0; LANES]; MOST_GROUP];
+        for first in (0..GROUP).step_by(LANES) {
+            let mut rows = [d.no_bytes(); LANES];
+            for (lane, row) in rows.iter_mut().enumerate() {
+                let at = (g + lane / D::TILE_ROWS) * GROUP + first;
+                if let Some(x) = self.x[lane % D::TILE_ROWS].get(at..at + LANES) {
+                    // SAFETY: sixteen floats have so many bytes.
+                    *row = unsafe { d.load(x.as_ptr().cast(), BYTES) };
+                }
+            }
+            for (column, lanes) in columns[first..].iter_mut().zip(d.transpose(rows)) {
+                // SAFETY: as above.
+                unsafe { d.store(column.as_mut_ptr().cast(), lanes) };
+            }
+        }
+        columns
+    }
+}
+
+/// The numbers of a group that are its `four`-th in the order of panels, plane after plane.
+#[inline(always)]
+fn members<const GROUP: usize, const PLANES: usize>(four: usize) -> [usize; 4] {
+    let plane = GROUP / PLANES / 4;
+    std::array::from_fn(|i| (four % plane * 4 + i) * PLANES + four / plane)
+}
+
+/// How the groups of all lanes are rounded.
+struct Steps {
+    scale: [f32; LANES],
+    inverse: [f32; LANES],
+    /// The largest fours, by size: the bits of their largest number's, whose order is that of the sizes, and in the last of them the
+    /// number of the four.
+    largest: [[u32; LANES]; MOST_LARGE + 1],
+}
+
+impl Steps {
+    #[inline(always)]
+    fn of<const GROUP: usize, const PLANES: usize>(columns: &[[f32; LANES]; MOST_GROUP], large: usize) -> Steps {
+        let mut largest = [[0u32; LANES]; MOST_LARGE + 1];
+        for four in 0..GROUP / 4 {
+            let mut size = [0u32; LANES];
+            for column in members::<GROUP, PLANES>(four) {
+                for l in 0..LANES {
+                    size[l] = size[l].max(columns[column][l].to_bits() & 0x7fff_ffff);
+                }
+            }
+            for l in 0..LANES {
+                size[l] = size[l] & !NUMBER | four as u32;
+            }
+            for list in &mut largest[..=large] {
+                for l in 0..LANES {
+                    (list[l], size[l]) = (list[l].max(size[l]), list[l].min(size[l]));
+                }
+            }
+        }
+        let (mut scale, mut inverse) = ([0.0; LANES], [0.0; LANES]);
+        for l in 0..LANES {
+            let [most, most_low] = [largest[0][l], largest[large][l]].map(|size| f32::from_bits(size | NUMBER));
+            let step = (most_low / MOST_LOW).max(most / MOST);
+            // As `scale_of`: of what is not finite, or hardly anything.
+            scale[l] = if most < TINY { 0.0 } else { step };
+            inverse[l] = if most < TINY { 0.0 } else { 1.0 / step };
+            if !most.is_finite() {
+                (scale[l], inverse[l]) = (f32::NAN, 0.0);
+            }
+        }
+        Steps { scale, inverse, largest }
+    }
+}
