@@ -34,7 +34,7 @@ pub struct Calibration {
     pub memory_one_thread: f64,
     /// The kernel that multiplies many rows by 4-bit weights.
     pub products_kernel: String,
-    /// Operations a second of products of many rows with 4-bit weights in groups of 64; a multiplication and an addition are two.
+    /// Operations a second of products of many rows with 4-bit weights in groups of 64, as in feed-forward layers; a multiplication and an addition are two.
     pub products: f64,
     /// The same with bf16 weights.
     pub dense_products: f64,
@@ -73,7 +73,7 @@ impl Calibration {
             turns += 1;
         }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let kernel = linear_kernel_name(cpu, Precision::Fast, &quantized(&arena.bytes), ROWS);
+        let kernel = linear_kernel_name(cpu, Precision::Mixed, &quantized(&arena.bytes), ROWS);
         Self {
             products_kernel: kernel,
             // All can do what one can, whatever kept the others away.
@@ -307,7 +307,8 @@ impl Speeds {
         let operations = (2 * ROWS * OUTPUTS * INPUTS) as f64;
         for (best, matrix) in [(&mut self.products, quantized(window(2))), (&mut self.dense_products, dense(window(3)))]
         {
-            faster(best, operations, || linear(cpu, Precision::Fast, &arena.inputs, &matrix, None, &mut out));
+            // As in feed-forward layers, which have most of the weights.
+            faster(best, operations, || linear(cpu, Precision::Mixed, &arena.inputs, &matrix, None, &mut out));
         }
         self.attend(cpu, arena, window(0));
         self.hand_out(cpu);
