@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::Attention;
 use crate::codec::{Codec, View, Visitor};
 use crate::simd::{Simd, SimdOp};
-use crate::weights::{Elements, Float};
+use crate::weights::{Elements, Float, Matrix};
 use crate::{Isa, math, reduce};
 
 /// Slots whose scores are weighed together: one step of the online softmax.
@@ -41,10 +41,37 @@ pub(super) struct Problem<'a> {
     pub(super) value_line: usize,
 }
 
-impl Problem<'_> {
+impl<'a> Problem<'a> {
+    /// The problem of arguments that have been checked.
+    pub(super) fn new(
+        isa: Isa,
+        args: &'a Attention,
+        q: &'a [f32],
+        k: &Matrix<'a>,
+        v: &Matrix<'a>,
+        sinks: Option<&'a [f32]>,
+    ) -> Self {
+        let Attention { heads, kv_heads, key_dim, value_dim, first, .. } = *args;
+        let (lanes, first) = (isa.lanes(), first % SPAN);
+        Self {
+            args,
+            isa,
+            q,
+            keys: View::new(k),
+            values: View::new(v),
+            sinks,
+            t: q.len() / (heads * key_dim),
+            first,
+            end: first + k.rows / kv_heads,
+            group: heads / kv_heads,
+            key_line: key_dim.next_multiple_of(lanes),
+            value_line: value_dim.next_multiple_of(lanes),
+        }
+    }
+
     /// The slots that a row sees. Both ends grow with the row.
     #[inline(always)]
-    fn visible(&self, row: usize) -> Range<usize> {
+    pub(super) fn visible(&self, row: usize) -> Range<usize> {
         let p = self.end - self.t + row / self.group;
         let end = if self.args.causal { p + 1 } else { self.end };
         self.args.window.map_or(0, |w| (p + 1).saturating_sub(w)).max(self.first)..end
@@ -146,17 +173,19 @@ impl Lines {
 }
 
 /// Decodes the lines of some slots of one key-value head.
-struct Gather<'a> {
-    view: &'a View<'a>,
-    heads: usize,
-    head: usize,
-    slots: Range<usize>,
-    out: &'a mut [f32],
-    line: usize,
+pub(super) struct Gather<'a> {
+    pub(super) view: &'a View<'a>,
+    pub(super) heads: usize,
+    pub(super) head: usize,
+    /// Numbers of the matrix' own, from 0.
+    pub(super) slots: Range<usize>,
+    pub(super) out: &'a mut [f32],
+    /// Floats of a line: the columns rounded up to whole vectors, or more, which are left as they are.
+    pub(super) line: usize,
 }
 
 impl Gather<'_> {
-    fn run(self, isa: Isa) {
+    pub(super) fn run(self, isa: Isa) {
         let view = self.view;
         view.visit(GatherOn(self, isa));
     }
