@@ -9,6 +9,7 @@
 //!   that it does not see must be finite.)
 
 mod kernel;
+mod products;
 mod tiled;
 
 use std::cell::Cell;
@@ -17,7 +18,7 @@ use std::ops::Range;
 use crate::split::Shared;
 use crate::weights::{Matrix, Precision};
 use crate::{Cpu, scratch};
-use kernel::{FinishOp, MergeOp, Part, Problem, SPAN, SpanOp, TILE, Work};
+use kernel::{FinishOp, MergeOp, Part, Problem, ROWS_IN_PLACE, SPAN, SpanOp, TILE, Work};
 
 /// What kind of attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -86,7 +87,9 @@ pub fn sdpa(
     }
     let tiles = Tiles { problem, out: Shared::new(out) };
     // With fewer tiles than this some threads would wait for others at the end, or have nothing to do at all.
-    if cpu.pool.threads() > 1 && tiles.count() < 4 * cpu.pool.threads() && tiles.spans().len() > 1 {
+    let idle = cpu.pool.threads() > 1 && tiles.count() < 4 * cpu.pool.threads();
+    // Rows that read keys and values where they lie take those of all heads in turns, as they follow each other in memory.
+    if (idle || tiles.rows() <= ROWS_IN_PLACE) && tiles.spans().len() > 1 {
         tiles.run_split(cpu);
     } else {
         // The last tiles see the most under a causal mask: first the long tasks, then the short ones to fill the gaps.
