@@ -165,14 +165,19 @@ impl Tiles<'_> {
         };
         for first in all.clone().step_by(wave) {
             let count = wave.min(all.end - first);
-            cpu.pool.run(tiles * count, &|i| {
-                let (tile, span) = (i % tiles, i / tiles);
-                let (head, rows) = self.tile(tile);
-                scratch::floats(problem.work_size(rows.len()), |memory| {
-                    let work = &mut Work::new(problem, head, rows.clone(), memory);
-                    let part = &mut slot(tile, span, rows.len());
-                    problem.isa.run(SpanOp { problem, head, rows, span: first + span, work, part });
-                });
+            // Lines of all heads follow each other, and a processor that guesses fetches those of the others as well: one
+            // thread had better use them all.
+            let heads = if count >= 4 * cpu.pool.threads() { tiles } else { 1 };
+            cpu.pool.run(tiles * count / heads, &|task| {
+                for i in task * heads..(task + 1) * heads {
+                    let (tile, span) = (i % tiles, i / tiles);
+                    let (head, rows) = self.tile(tile);
+                    scratch::floats(problem.work_size(rows.len()), |memory| {
+                        let work = &mut Work::new(problem, head, rows.clone(), memory);
+                        let part = &mut slot(tile, span, rows.len());
+                        problem.isa.run(SpanOp { problem, head, rows, span: first + span, work, part });
+                    });
+                }
             });
             cpu.pool.run(tiles, &|tile| {
                 let (head, rows) = self.tile(tile);
