@@ -9,15 +9,16 @@
 //!   that it does not see must be finite.)
 
 mod kernel;
+mod products;
+mod tiled;
 
 use std::cell::Cell;
 use std::ops::Range;
 
-use crate::codec::View;
 use crate::split::Shared;
-use crate::weights::Matrix;
+use crate::weights::{Matrix, Precision};
 use crate::{Cpu, scratch};
-use kernel::{FinishOp, MergeOp, Part, Problem, SPAN, SpanOp, TILE, Work};
+use kernel::{FinishOp, MergeOp, Part, Problem, ROWS_IN_PLACE, SPAN, SpanOp, TILE, Work};
 
 /// What kind of attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,6 +41,9 @@ pub struct Attention {
     pub causal: bool,
     /// Number of slot 0, from which a cache that forgets goes on: the same keys under the same numbers give the same bits.
     pub first: usize,
+    /// How exactly it is computed: unless [`Precision::Exact`], many queries may be rounded to bf16, with all that they meet,
+    /// where the processor multiplies that faster. Up to [`Precision::rows_as_alone`] queries have the bits that each has alone.
+    pub precision: Precision,
 }
 
 /// Floats that partial results of one call may take: then the spans are worked off in several waves.
@@ -77,24 +81,15 @@ pub fn sdpa(
     if out.is_empty() {
         return;
     }
-    let lanes = cpu.isa.lanes();
-    let problem = Problem {
-        args,
-        isa: cpu.isa,
-        q,
-        keys: View::new(k),
-        values: View::new(v),
-        sinks,
-        t,
-        first: args.first % SPAN,
-        end: args.first % SPAN + s,
-        group: heads / kv_heads,
-        key_line: key_dim.next_multiple_of(lanes),
-        value_line: value_dim.next_multiple_of(lanes),
-    };
+    let problem = Problem::new(cpu.isa, args, q, k, v, sinks);
+    if let Some(unit) = tiled::unit_for(cpu.isa, args.precision, t) {
+        return tiled::sdpa_on(unit, cpu, problem, out);
+    }
     let tiles = Tiles { problem, out: Shared::new(out) };
     // With fewer tiles than this some threads would wait for others at the end, or have nothing to do at all.
-    if cpu.pool.threads() > 1 && tiles.count() < 4 * cpu.pool.threads() && tiles.spans().len() > 1 {
+    let idle = cpu.pool.threads() > 1 && tiles.count() < 4 * cpu.pool.threads();
+    // Rows that read keys and values where they lie take those of all heads in turns, as they follow each other in memory.
+    if (idle || tiles.rows() <= ROWS_IN_PLACE) && tiles.spans().len() > 1 {
         tiles.run_split(cpu);
     } else {
         // The last tiles see the most under a causal mask: first the long tasks, then the short ones to fill the gaps.
@@ -170,14 +165,19 @@ impl Tiles<'_> {
         };
         for first in all.clone().step_by(wave) {
             let count = wave.min(all.end - first);
-            cpu.pool.run(tiles * count, &|i| {
-                let (tile, span) = (i % tiles, i / tiles);
-                let (head, rows) = self.tile(tile);
-                scratch::floats(problem.work_size(rows.len()), |memory| {
-                    let work = &mut Work::new(problem, head, rows.clone(), memory);
-                    let part = &mut slot(tile, span, rows.len());
-                    problem.isa.run(SpanOp { problem, head, rows, span: first + span, work, part });
-                });
+            // Lines of all heads follow each other, and a processor that guesses fetches those of the others as well: one
+            // thread had better use them all.
+            let heads = if count >= 4 * cpu.pool.threads() { tiles } else { 1 };
+            cpu.pool.run(tiles * count / heads, &|task| {
+                for i in task * heads..(task + 1) * heads {
+                    let (tile, span) = (i % tiles, i / tiles);
+                    let (head, rows) = self.tile(tile);
+                    scratch::floats(problem.work_size(rows.len()), |memory| {
+                        let work = &mut Work::new(problem, head, rows.clone(), memory);
+                        let part = &mut slot(tile, span, rows.len());
+                        problem.isa.run(SpanOp { problem, head, rows, span: first + span, work, part });
+                    });
+                }
             });
             cpu.pool.run(tiles, &|tile| {
                 let (head, rows) = self.tile(tile);
@@ -212,7 +212,12 @@ impl Tiles<'_> {
 
 /// The spans that hold some slots.
 fn spans(slots: Range<usize>) -> Range<usize> {
-    slots.start / SPAN..slots.end.div_ceil(SPAN)
+    spans_of(SPAN, slots)
+}
+
+/// The spans of `size` slots that hold some slots.
+fn spans_of(size: usize, slots: Range<usize>) -> Range<usize> {
+    slots.start / size..slots.end.div_ceil(size)
 }
 
 #[cfg(test)]

@@ -294,15 +294,17 @@ mod tests {
     }
 
     #[test]
-    fn four_sums_have_the_bits_of_one() {
+    fn several_sums_have_the_bits_of_one() {
         struct Sums<'a>(&'a [f32; 256]);
         impl SimdOp for Sums<'_> {
             type Output = ();
             #[inline(always)]
             fn eval<S: Simd>(self, s: S) {
-                // SAFETY: four times LANES are at most 256.
-                let v = [0, 1, 2, 3].map(|i| unsafe { s.load(self.0.as_ptr().add(i * S::LANES)) });
-                assert_eq!(s.sum4(v).map(f32::to_bits), v.map(|v| s.sum(v).to_bits()));
+                // SAFETY: sixteen times LANES are at most 256.
+                let v: [_; 16] = std::array::from_fn(|i| unsafe { s.load(self.0.as_ptr().add(i * S::LANES)) });
+                let each = v.map(|v| s.sum(v).to_bits());
+                assert_eq!(s.sum4([v[0], v[1], v[2], v[3]]).map(f32::to_bits), each[..4]);
+                assert_eq!(s.sum16(v).map(f32::to_bits), each);
             }
         }
         let mut random = crate::check::Random::new(17);

@@ -78,6 +78,12 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn load_fp4(self, p: *const u8, group: &Self::Fp4) -> Self::F;
     /// Asks for the cache line at `p`, which need not be readable.
     fn prefetch(self, p: *const u8);
+    /// The same, in the second cache where there is an instruction for it: for what is needed later than the first cache
+    /// keeps it, above all at distances of a power of two.
+    #[inline(always)]
+    fn prefetch_far(self, p: *const u8) {
+        self.prefetch(p);
+    }
     /// Writes `LANES` floats.
     ///
     /// # Safety
@@ -120,6 +126,15 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn sum4(self, v: [Self::F; 4]) -> [f32; 4] {
         let [a, b, c, d] = v;
         [self.sum(a), self.sum(b), self.sum(c), self.sum(d)]
+    }
+    /// [`Simd::sum`] of each of sixteen, the same bits.
+    #[inline(always)]
+    fn sum16(self, v: [Self::F; 16]) -> [f32; 16] {
+        let mut sums = [0.0; 16];
+        for (sums, v) in sums.as_chunks_mut::<4>().0.iter_mut().zip(v.as_chunks::<4>().0) {
+            *sums = self.sum4(*v);
+        }
+        sums
     }
     /// Largest lane.
     fn max_lane(self, a: Self::F) -> f32;

@@ -165,4 +165,6 @@ pub struct Sdpa {
     pub first: usize,
     /// Whether the last input is one extra logit a head that joins the softmax and carries no value.
     pub sinks: bool,
+    /// How exactly it is computed.
+    pub precision: Precision,
 }

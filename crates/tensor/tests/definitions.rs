@@ -107,7 +107,16 @@ fn rwkv() {
 #[test]
 fn attention() {
     let (q, k, v) = (noise(9, [5, 4, 32]), noise(10, [9, 2, 32]), noise(11, [9, 2, 64]));
-    let plain = Sdpa { scale: 0.3, causal: true, window: None, softcap: None, format: None, first: 0, sinks: false };
+    let plain = Sdpa {
+        scale: 0.3,
+        causal: true,
+        window: None,
+        softcap: None,
+        format: None,
+        first: 0,
+        sinks: false,
+        precision: Precision::Exact,
+    };
     let variants = [
         plain,
         Sdpa { causal: false, ..plain },

@@ -3,6 +3,7 @@
 //! A product can be no faster than memory delivers its weights and no faster than its unit multiplies. Both limits are
 //! measured in the same run; a line says which of them binds and which part of it is reached.
 
+mod attention;
 mod layers;
 
 use std::process::{Command, ExitCode};
@@ -18,6 +19,7 @@ use mlxengine_kernels::weights::{Matrix, Precision};
 use mlxengine_kernels::{Cpu, Isa};
 use serde_json::json;
 
+use attention::{CASES, Case, MODELS};
 use layers::{FORMS, Form, LAYERS, Layer, Part};
 
 /// What is measured.
@@ -56,6 +58,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for &threads in if arguments.threads.is_empty() { &default } else { &arguments.threads } {
         let table = Table { arguments, cpu: &Cpu::new(isa, threads), arena: &arena };
         FORMS.into_iter().for_each(|form| table.form(form));
+        table.attention();
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -215,6 +218,46 @@ impl Table<'_> {
         }
     }
 
+    /// Attention, a line for each precision.
+    fn attention(&self) {
+        let mut limits = None::<Limits>;
+        let precisions = [("exact", Precision::Exact), ("fast", Precision::Fast)];
+        for (heads, (queries, slots)) in MODELS.into_iter().flat_map(|heads| CASES.map(|case| (heads, case))) {
+            for (name, precision) in precisions {
+                let case = Case { heads, queries, slots, precision };
+                let text = format!("{:12} attention  m={queries:<4} of {slots:<4} {name:5}", heads.model);
+                if self.arguments.filter.iter().all(|filter| text.contains(filter)) {
+                    let limits = limits.get_or_insert_with(|| Limits::measure(self.cpu, self.arena));
+                    self.attend(&case, &text, limits);
+                }
+            }
+        }
+    }
+
+    fn attend(&self, case: &Case, text: &str, limits: &Limits) {
+        let numbers = case.queries * case.heads.heads * case.heads.dim;
+        let (q, mut out) = ((0..numbers).map(|i| (i % 13) as f32 / 4.0 - 1.5).collect::<Vec<_>>(), vec![0.0; numbers]);
+        let stack: Vec<_> = self.arena.chunks_exact(case.bytes()).collect();
+        let seconds = self.fastest(&stack, |memory| case.run(self.cpu, &q, memory, &mut out));
+        let (bytes, operations) = (case.bytes() as f64, case.operations());
+        let (least, limit) = limits.least(case.kernel(self.cpu), bytes, operations);
+        let (read, speed, fraction) = (bytes / seconds / 1e9, operations / seconds / 1e9, least / seconds);
+        if self.arguments.json {
+            let object = json!({
+                "model": case.heads.model, "layer": "attention", "rows": case.queries, "slots": case.slots,
+                "threads": self.cpu.pool.threads(), "microseconds": seconds * 1e6, "gb_s": read, "gop_s": speed,
+                "limit": limit, "fraction": fraction, "picked": [format!("{:?}", case.precision).to_lowercase()],
+            });
+            println!("{object}");
+        } else {
+            let micros = seconds * 1e6;
+            println!(
+                "  {text} {micros:9.1} us {read:6.1} GB/s {speed:7.0} GOP/s {:3.0} % of {limit}",
+                100.0 * fraction
+            );
+        }
+    }
+
     fn takes(&self, layer: &Layer) -> bool {
         !self.arguments.quick
             || (layer.part == Part::Decoder && layer.model.starts_with("Qwen") && layer.name != "k, v")
@@ -265,9 +308,14 @@ impl Table<'_> {
     fn seconds(&self, line: &Line<'_>, stack: &[Matrix<'_>]) -> f64 {
         let x: Vec<f32> = (0..line.rows * line.layer.inputs).map(|i| (i % 13) as f32 - 6.5).collect();
         let mut out = vec![0.0; line.rows * line.layer.outputs];
-        let mut pass = |stack: &[Matrix<'_>]| {
+        self.fastest(stack, |w| line.kernel.run(self.cpu, &x, w, &mut out))
+    }
+
+    /// Seconds of one call, the best of some passes over what takes turns.
+    fn fastest<T>(&self, stack: &[T], mut call: impl FnMut(&T)) -> f64 {
+        let mut pass = |stack: &[T]| {
             let begun = Instant::now();
-            stack.iter().for_each(|w| line.kernel.run(self.cpu, &x, w, &mut out));
+            stack.iter().for_each(&mut call);
             begun.elapsed().as_secs_f64() / stack.len() as f64
         };
         let one = pass(&stack[..1]).min(pass(&stack[..1]));

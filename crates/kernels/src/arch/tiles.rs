@@ -58,6 +58,27 @@ pub(crate) struct Target {
     pub(crate) bias: *const f32,
 }
 
+/// A strip of scores that become weights: one step of an online softmax for 16 rows, with the sums that it belongs to.
+#[derive(Clone, Copy)]
+pub(crate) struct Softmax<'a> {
+    /// `2 * steps` tiles of scores of 16 slots each, which may be overwritten.
+    pub(crate) scores: *mut f32,
+    /// Where the weights go: tiles of 32 slots.
+    pub(crate) weights: *mut u16,
+    pub(crate) steps: usize,
+    /// The slots that each row sees, counted from the first score; the rest weighs 0.
+    pub(crate) seen: &'a [Range<usize>; SIDE],
+    /// Scores become `cap tanh(score / cap)`.
+    pub(crate) softcap: Option<f32>,
+    /// The largest score of each row so far, -inf before the first.
+    pub(crate) max: *mut f32,
+    /// For each row 16 numbers whose sum is that of its weights, as they were rounded, so far.
+    pub(crate) totals: *mut f32,
+    /// `strips` tiles of weighted values so far, which are brought to a new maximum.
+    pub(crate) sums: *mut f32,
+    pub(crate) strips: usize,
+}
+
 /// The arithmetic of one tile unit. An implementor is a token that exists only where its instructions do.
 pub(crate) trait TileOps: Copy + Send + Sync {
     /// What a thread holds while it multiplies; dropping it gives the unit back.
@@ -80,6 +101,23 @@ pub(crate) trait TileOps: Copy + Send + Sync {
     /// # Safety
     /// `from` is readable, `to` is writable for a tile.
     unsafe fn pack(self, from: Inputs, to: *mut u16);
+    /// Rounds the first `cols` ≤ 32 of a row, times `scale`, to a line of a tile of weights, zero beyond them.
+    ///
+    /// # Safety
+    /// `x` is readable for `cols` floats, `to` writable for a line.
+    unsafe fn line(self, x: *const f32, cols: usize, scale: f32, to: *mut u16);
+    /// Rounds up to 32 rows of 16 columns to bf16 and lays them out as a tile whose pairs are of consecutive rows, zero
+    /// beyond `from.rows`.
+    ///
+    /// # Safety
+    /// `from` is readable for 16 columns, whatever its `cols`; `to` is writable for a tile.
+    unsafe fn pair(self, from: Inputs, to: *mut u16);
+    /// Turns scores into weights `e^(score - max)`, rounded to bf16, to within `2⁻⁸` of them. A row whose slots hold NaN has
+    /// NaN among its totals.
+    ///
+    /// # Safety
+    /// The pointers are good for the tiles, lines and rows that they stand for, and no other thread has them.
+    unsafe fn weigh(self, part: &Softmax<'_>);
     /// Decodes weights into strips of bf16 tiles of `steps` each, zero outside of `rows` × `cols`.
     ///
     /// # Safety
@@ -265,6 +303,50 @@ impl TileOps for Scalar {
                 unsafe {
                     let x = if inside { *from.x.add(c * from.stride + k) } else { 0.0 };
                     *to.add(k / 2 * DEPTH + 2 * c + k % 2) = to_bf16(x);
+                }
+            }
+        }
+    }
+    unsafe fn line(self, x: *const f32, cols: usize, scale: f32, to: *mut u16) {
+        for k in 0..DEPTH {
+            // SAFETY: the element lies in the row, the place in the line.
+            unsafe { *to.add(k) = if k < cols { to_bf16(*x.add(k) * scale) } else { 0 } };
+        }
+    }
+    unsafe fn pair(self, from: Inputs, to: *mut u16) {
+        for k in 0..DEPTH {
+            for c in 0..SIDE {
+                // SAFETY: the element lies in the input, the place in the tile.
+                unsafe {
+                    let x = if k < from.rows { *from.x.add(k * from.stride + c) } else { 0.0 };
+                    *to.add(k / 2 * DEPTH + 2 * c + k % 2) = to_bf16(x);
+                }
+            }
+        }
+    }
+    unsafe fn weigh(self, part: &Softmax<'_>) {
+        for (r, seen) in part.seen.iter().enumerate() {
+            // SAFETY: row `r` of the tiles, as the caller vouches.
+            unsafe {
+                let score = |slot: usize| {
+                    let score = *part.scores.add(slot / SIDE * SUMS + r * SIDE + slot % SIDE);
+                    part.softcap.map_or(score, |cap| cap * (score / cap).tanh())
+                };
+                let old = *part.max.add(r);
+                // The larger of a number and NaN is the number.
+                let max = seen.clone().map(score).fold(old, f32::max);
+                let (shift, factor) = if max == f32::NEG_INFINITY { (0.0, 1.0) } else { (max, (old - max).exp()) };
+                *part.max.add(r) = max;
+                let totals = std::slice::from_raw_parts_mut(part.totals.add(r * SIDE), SIDE);
+                totals.iter_mut().for_each(|total| *total *= factor);
+                for strip in 0..part.strips {
+                    let sums = std::slice::from_raw_parts_mut(part.sums.add(strip * SUMS + r * SIDE), SIDE);
+                    sums.iter_mut().for_each(|sum| *sum *= factor);
+                }
+                for slot in 0..part.steps * DEPTH {
+                    let weight = if seen.contains(&slot) { to_bf16((score(slot) - shift).exp()) } else { 0 };
+                    totals[slot % SIDE] += half::bf16::from_bits(weight).to_f32();
+                    *part.weights.add(slot / DEPTH * TILE + r * DEPTH + slot % DEPTH) = weight;
                 }
             }
         }

@@ -7,9 +7,10 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::Attention;
-use crate::codec::{Codec, View, Visitor};
+use super::products::{Lines, Stored, axpy, dots};
+use crate::codec::{Codec, DenseBf16, DenseF16, DenseF32, View, Visitor};
 use crate::simd::{Simd, SimdOp};
-use crate::weights::{Elements, Float};
+use crate::weights::{Elements, Float, Matrix};
 use crate::{Isa, math, reduce};
 
 /// Slots whose scores are weighed together: one step of the online softmax.
@@ -41,10 +42,37 @@ pub(super) struct Problem<'a> {
     pub(super) value_line: usize,
 }
 
-impl Problem<'_> {
+impl<'a> Problem<'a> {
+    /// The problem of arguments that have been checked.
+    pub(super) fn new(
+        isa: Isa,
+        args: &'a Attention,
+        q: &'a [f32],
+        k: &Matrix<'a>,
+        v: &Matrix<'a>,
+        sinks: Option<&'a [f32]>,
+    ) -> Self {
+        let Attention { heads, kv_heads, key_dim, value_dim, first, .. } = *args;
+        let (lanes, first) = (isa.lanes(), first % SPAN);
+        Self {
+            args,
+            isa,
+            q,
+            keys: View::new(k),
+            values: View::new(v),
+            sinks,
+            t: q.len() / (heads * key_dim),
+            first,
+            end: first + k.rows / kv_heads,
+            group: heads / kv_heads,
+            key_line: key_dim.next_multiple_of(lanes),
+            value_line: value_dim.next_multiple_of(lanes),
+        }
+    }
+
     /// The slots that a row sees. Both ends grow with the row.
     #[inline(always)]
-    fn visible(&self, row: usize) -> Range<usize> {
+    pub(super) fn visible(&self, row: usize) -> Range<usize> {
         let p = self.end - self.t + row / self.group;
         let end = if self.args.causal { p + 1 } else { self.end };
         self.args.window.map_or(0, |w| (p + 1).saturating_sub(w)).max(self.first)..end
@@ -128,35 +156,20 @@ impl<'a> Work<'a> {
     }
 }
 
-/// Lines of floats at a fixed distance.
-#[derive(Clone, Copy)]
-struct Lines {
-    first: *const f32,
-    stride: usize,
-}
-
-impl Lines {
-    /// # Safety
-    /// The line exists.
-    #[inline(always)]
-    unsafe fn line(self, i: usize) -> *const f32 {
-        // SAFETY: inside or just behind the lines, as the caller promises.
-        unsafe { self.first.add(i * self.stride) }
-    }
-}
-
 /// Decodes the lines of some slots of one key-value head.
-struct Gather<'a> {
-    view: &'a View<'a>,
-    heads: usize,
-    head: usize,
-    slots: Range<usize>,
-    out: &'a mut [f32],
-    line: usize,
+pub(super) struct Gather<'a> {
+    pub(super) view: &'a View<'a>,
+    pub(super) heads: usize,
+    pub(super) head: usize,
+    /// Numbers of the matrix' own, from 0.
+    pub(super) slots: Range<usize>,
+    pub(super) out: &'a mut [f32],
+    /// Floats of a line: the columns rounded up to whole vectors, or more, which are left as they are.
+    pub(super) line: usize,
 }
 
 impl Gather<'_> {
-    fn run(self, isa: Isa) {
+    pub(super) fn run(self, isa: Isa) {
         let view = self.view;
         view.visit(GatherOn(self, isa));
     }
@@ -219,20 +232,36 @@ impl SimdOp for SpanOp<'_, '_> {
         let mut block = start / BLOCK * BLOCK;
         while block < end {
             let slots = start.max(block)..end.min(block + BLOCK);
-            let keys = lines::<S>(problem, &problem.keys, (self.head, self.rows.len()), slots.clone(), self.work.keys);
-            self.score(s, keys, block, slots.clone());
+            let part = (self.head, self.rows.len());
+            let (keys, form) = lines::<S>(problem, &problem.keys, part, slots.clone(), self.work.keys);
+            match form {
+                Float::F32 => self.score::<S, DenseF32>(s, keys, block, slots.clone()),
+                Float::F16 => self.score::<S, DenseF16>(s, keys, block, slots.clone()),
+                Float::Bf16 => self.score::<S, DenseBf16>(s, keys, block, slots.clone()),
+            }
             for i in 0..self.rows.len() {
                 self.weigh(s, i, block);
             }
-            let view = &problem.values;
-            let values = lines::<S>(problem, view, (self.head, self.rows.len()), slots.clone(), self.work.values);
-            self.accumulate(s, values, block, slots);
+            let (values, form) = lines::<S>(problem, &problem.values, part, slots.clone(), self.work.values);
+            match form {
+                Float::F32 => self.accumulate::<S, DenseF32>(s, values, block, slots),
+                Float::F16 => self.accumulate::<S, DenseF16>(s, values, block, slots),
+                Float::Bf16 => self.accumulate::<S, DenseBf16>(s, values, block, slots),
+            }
             block += BLOCK;
         }
     }
 }
 
-/// The lines of `slots` as floats, decoded into `memory` unless they can be read where they lie.
+/// Most rows that read keys and values where they lie. More read a line several times: then a copy is worth its cost, because
+/// lines at a distance of a power of two fall into few sets of the cache.
+pub(super) const ROWS_IN_PLACE: usize = 8;
+
+/// Slots ahead of the one in use that memory is asked for, so that the lines of one head, too far apart for the processor to
+/// guess, are there in time.
+const AHEAD: usize = 32;
+
+/// The lines of `slots` and what they are made of: where they lie, or decoded into `memory`.
 #[inline(always)]
 fn lines<S: Simd>(
     problem: &Problem<'_>,
@@ -240,57 +269,67 @@ fn lines<S: Simd>(
     (head, rows): (usize, usize),
     slots: Range<usize>,
     memory: &mut [f32],
-) -> Lines {
+) -> (Stored, Float) {
     let heads = problem.args.kv_heads;
     let slots = slots.start - problem.first..slots.end - problem.first;
-    // Many rows read a line many times: then a copy is worth its cost, because lines at a distance of a power of two fall
-    // into few sets of the cache.
-    if rows <= 4 && view.cols.is_multiple_of(S::LANES) && matches!(view.elements, Elements::Dense(Float::F32, _)) {
-        return Lines { first: view.row(slots.start * heads + head).cast(), stride: heads * view.cols };
+    match view.elements {
+        Elements::Dense(form, _) if rows <= ROWS_IN_PLACE && view.cols.is_multiple_of(S::LANES) => {
+            let stride = heads * view.row_bytes;
+            (Stored { first: view.row(slots.start * heads + head), stride, ahead: AHEAD * stride }, form)
+        }
+        _ => {
+            let line = memory.len() / BLOCK;
+            Gather { view, heads, head, slots, out: memory, line }.run(problem.isa);
+            (Stored { first: memory.as_ptr().cast(), stride: 4 * line, ahead: 0 }, Float::F32)
+        }
     }
-    let line = memory.len() / BLOCK;
-    Gather { view, heads, head, slots, out: memory, line }.run(problem.isa);
-    Lines { first: memory.as_ptr(), stride: line }
 }
 
 impl SpanOp<'_, '_> {
     /// Rows of a register block, of those that are left; with as many columns and their operands they fill the register file.
     #[inline(always)]
     fn rows_at_once<S: Simd>(left: usize) -> usize {
-        left.min(if S::REGISTERS >= 32 { 4 } else { 2 })
+        match left {
+            7.. if S::REGISTERS >= 32 => 7,
+            4.. if S::REGISTERS >= 32 => 4,
+            3 if S::REGISTERS >= 32 => 3,
+            _ => left.min(2),
+        }
     }
 
     /// Scores of all rows for the slots that they see, and of some that they do not.
     #[inline(always)]
-    fn score<S: Simd>(&mut self, s: S, keys: Lines, block: usize, slots: Range<usize>) {
+    fn score<S: Simd, C: Codec>(&mut self, s: S, keys: Stored, block: usize, slots: Range<usize>) {
         let (n, line) = (self.rows.len(), self.problem.key_line);
         let mut i = 0;
         while i < n {
-            let count = Self::rows_at_once::<S>(n - i);
+            let mut count = Self::rows_at_once::<S>(n - i);
             let seen = self.problem.seen(self.rows.start + i..self.rows.start + i + count);
             let (first, end) = (seen.start.max(slots.start), seen.end.min(slots.end));
+            let few = end < first + 4;
+            if few {
+                count = 1;
+            }
             let q = Lines { first: self.work.q[i * line..].as_ptr(), stride: line };
             let mut slot = first;
             while slot < end {
                 // The last block of columns may overlap the one before: the same numbers are computed again.
-                let at = if end - first >= 4 { slot.min(end - 4) } else { slot };
+                let at = if few { slot } else { slot.min(end - 4) };
                 let out = self.work.scores[i * BLOCK + at - block..].as_mut_ptr();
                 // SAFETY: `count` lines of queries and of scores from row `i` on, 4 (or 1) lines of keys and columns of
                 // scores from `at` on exist; lines hold `key_line` floats.
                 unsafe {
-                    let keys = Lines { first: keys.line(at - slots.start), stride: keys.stride };
-                    match (count, end - first >= 4) {
-                        (4, true) => dots::<S, 4, 4>(s, q, keys, line, out),
-                        (3, true) => dots::<S, 3, 4>(s, q, keys, line, out),
-                        (2, true) => dots::<S, 2, 4>(s, q, keys, line, out),
-                        (1, true) => dots::<S, 1, 4>(s, q, keys, line, out),
-                        (4, false) => dots::<S, 4, 1>(s, q, keys, line, out),
-                        (3, false) => dots::<S, 3, 1>(s, q, keys, line, out),
-                        (2, false) => dots::<S, 2, 1>(s, q, keys, line, out),
-                        _ => dots::<S, 1, 1>(s, q, keys, line, out),
+                    let keys = keys.from(at - slots.start);
+                    match count {
+                        1 if few => dots::<S, C, 1, 1>(s, q, keys, line, out),
+                        7 if S::REGISTERS >= 32 => dots::<S, C, 7, 4>(s, q, keys, line, out),
+                        4 if S::REGISTERS >= 32 => dots::<S, C, 4, 4>(s, q, keys, line, out),
+                        3 if S::REGISTERS >= 32 => dots::<S, C, 3, 4>(s, q, keys, line, out),
+                        2 => dots::<S, C, 2, 4>(s, q, keys, line, out),
+                        _ => dots::<S, C, 1, 4>(s, q, keys, line, out),
                     }
                 }
-                slot += if end - first >= 4 { 4 } else { 1 };
+                slot += if few { 1 } else { 4 };
             }
             i += count;
         }
@@ -331,7 +370,7 @@ impl SpanOp<'_, '_> {
 
     /// Adds the weighted values.
     #[inline(always)]
-    fn accumulate<S: Simd>(&mut self, s: S, values: Lines, block: usize, slots: Range<usize>) {
+    fn accumulate<S: Simd, C: Codec>(&mut self, s: S, values: Stored, block: usize, slots: Range<usize>) {
         let (n, line) = (self.rows.len(), self.problem.value_line);
         let mut i = 0;
         while i < n {
@@ -344,131 +383,17 @@ impl SpanOp<'_, '_> {
                 // SAFETY: `count` lines of weights with `end - first` columns, `end - first` lines of values and `count`
                 // lines of sums of `line` floats, whole vectors, exist.
                 unsafe {
-                    let values = Lines { first: values.line(first - slots.start), stride: values.stride };
+                    let values = values.from(first - slots.start);
                     match count {
-                        4 => axpy::<S, 4>(s, weights, values, end - first, sums),
-                        3 => axpy::<S, 3>(s, weights, values, end - first, sums),
-                        2 => axpy::<S, 2>(s, weights, values, end - first, sums),
-                        _ => axpy::<S, 1>(s, weights, values, end - first, sums),
+                        7 if S::REGISTERS >= 32 => axpy::<S, C, 7>(s, weights, values, end - first, sums),
+                        4 if S::REGISTERS >= 32 => axpy::<S, C, 4>(s, weights, values, end - first, sums),
+                        3 if S::REGISTERS >= 32 => axpy::<S, C, 3>(s, weights, values, end - first, sums),
+                        2 => axpy::<S, C, 2>(s, weights, values, end - first, sums),
+                        _ => axpy::<S, C, 1>(s, weights, values, end - first, sums),
                     }
                 }
             }
             i += count;
-        }
-    }
-}
-
-/// `out[r * BLOCK + c] = Σ q[r] k[c]`. Each product has one accumulator, whatever the block, so blocking leaves no trace.
-///
-/// # Safety
-/// `R` lines of `q`, `C` lines of `k` with `depth` floats, a multiple of LANES; `R` lines of `out` with `C` floats.
-#[inline(always)]
-unsafe fn dots<S: Simd, const R: usize, const C: usize>(s: S, q: Lines, k: Lines, depth: usize, out: *mut f32) {
-    let mut sums = [[s.splat(0.0); C]; R];
-    // SAFETY: the caller's promise.
-    let (queries, keys): ([_; R], [_; C]) =
-        unsafe { (std::array::from_fn(|r| q.line(r)), std::array::from_fn(|c| k.line(c))) };
-    let mut at = 0;
-    while at < depth {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut key = [s.splat(0.0); C];
-            for (key, p) in key.iter_mut().zip(keys) {
-                *key = s.load(p.add(at));
-            }
-            for (sums, p) in sums.iter_mut().zip(queries) {
-                let query = s.load(p.add(at));
-                for (sum, key) in sums.iter_mut().zip(key) {
-                    *sum = s.fma(query, key, *sum);
-                }
-            }
-        }
-        at += S::LANES;
-    }
-    for (r, sums) in sums.iter().enumerate() {
-        let (fours, ones) = sums.as_chunks::<4>();
-        for (i, &four) in fours.iter().enumerate() {
-            // SAFETY: the caller's promise; an array of floats is aligned as its elements are.
-            unsafe { out.add(r * BLOCK + 4 * i).cast::<[f32; 4]>().write(s.sum4(four)) };
-        }
-        for (i, &one) in ones.iter().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe { out.add(r * BLOCK + 4 * fours.len() + i).write(s.sum(one)) };
-        }
-    }
-}
-
-/// `sums[r] += Σ weights[r][c] values[c]`, `c` rising.
-///
-/// # Safety
-/// `R` lines of weights with `count` columns; `count` lines of values with as many floats as `sums` has for each of `R`
-/// rows, a multiple of LANES.
-#[inline(always)]
-unsafe fn axpy<S: Simd, const R: usize>(s: S, weights: Lines, values: Lines, count: usize, sums: &mut [f32]) {
-    let line = sums.len() / R;
-    let p = sums.as_mut_ptr();
-    let mut at = 0;
-    // SAFETY: passed on; columns `at` to `at + width` lie in the lines.
-    unsafe {
-        while at + 4 * S::LANES <= line {
-            axpy_columns::<S, R, 4>(
-                s,
-                weights,
-                Lines { first: values.first.add(at), ..values },
-                count,
-                (p.add(at), line),
-            );
-            at += 4 * S::LANES;
-        }
-        while at < line {
-            axpy_columns::<S, R, 1>(
-                s,
-                weights,
-                Lines { first: values.first.add(at), ..values },
-                count,
-                (p.add(at), line),
-            );
-            at += S::LANES;
-        }
-    }
-}
-
-/// [`axpy`] for `V` vectors of columns; `sums` is the first and the distance of its lines.
-///
-/// # Safety
-/// As for [`axpy`], with `V * LANES` columns.
-#[inline(always)]
-unsafe fn axpy_columns<S: Simd, const R: usize, const V: usize>(
-    s: S,
-    weights: Lines,
-    values: Lines,
-    count: usize,
-    (sums, line): (*mut f32, usize),
-) {
-    let mut totals = [[s.splat(0.0); V]; R];
-    // SAFETY: the caller's promise.
-    unsafe {
-        for (r, totals) in totals.iter_mut().enumerate() {
-            for (v, total) in totals.iter_mut().enumerate() {
-                *total = s.load(sums.add(r * line + v * S::LANES));
-            }
-        }
-        for c in 0..count {
-            let mut value = [s.splat(0.0); V];
-            for (v, value) in value.iter_mut().enumerate() {
-                *value = s.load(values.line(c).add(v * S::LANES));
-            }
-            for (r, totals) in totals.iter_mut().enumerate() {
-                let weight = s.splat(weights.line(r).add(c).read());
-                for (total, value) in totals.iter_mut().zip(value) {
-                    *total = s.fma(weight, value, *total);
-                }
-            }
-        }
-        for (r, totals) in totals.into_iter().enumerate() {
-            for (v, total) in totals.into_iter().enumerate() {
-                s.store(sums.add(r * line + v * S::LANES), total);
-            }
         }
     }
 }

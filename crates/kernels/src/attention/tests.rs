@@ -1,8 +1,10 @@
 //! [`sdpa`] against a scalar reference in double precision.
 
 use super::*;
+use crate::Isa;
 use crate::check::{self, Random};
 use crate::codec;
+use crate::matmul::TileUnit;
 use crate::weights::{Elements, Float, QuantFormat, QuantMode, Quantized};
 
 /// Keys or values in one of the storage forms, one byte off alignment.
@@ -85,6 +87,31 @@ impl Stored {
     }
 }
 
+/// What a call runs on, and the unit, if it is not [`sdpa`] that chooses.
+type Way<'a> = (&'a Cpu, Option<TileUnit>);
+
+/// Every unit with 1, 2 and 5 threads; the stand-in with portable code alone, for its time.
+fn units() -> Vec<(Cpu, TileUnit)> {
+    let units = |isa| TileUnit::available(isa).into_iter().map(move |unit| (isa, unit));
+    let all = Isa::available().into_iter().flat_map(units);
+    let suits = |(isa, unit): &(Isa, TileUnit)| (unit.name() == "scalar") == matches!(isa, Isa::Portable(_));
+    all.filter(suits).flat_map(|(isa, unit)| [1, 2, 5].map(|threads| (Cpu::new(isa, threads), unit))).collect()
+}
+
+fn solve(
+    (cpu, unit): Way<'_>,
+    args: &Attention,
+    q: &[f32],
+    [k, v]: [Matrix<'_>; 2],
+    sinks: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    match unit {
+        None => sdpa(cpu, args, q, &k, &v, sinks, out),
+        Some(unit) => tiled::sdpa_on(unit, cpu, Problem::new(cpu.isa, args, q, &k, &v, sinks), out),
+    }
+}
+
 /// One call.
 struct Case {
     args: Attention,
@@ -108,22 +135,37 @@ impl Case {
     }
 
     fn run(&self, cpu: &Cpu) -> Vec<f32> {
+        self.run_on((cpu, None))
+    }
+
+    fn run_on(&self, way: Way<'_>) -> Vec<f32> {
         let mut out = vec![f32::NAN; self.t() * self.args.heads * self.args.value_dim];
-        sdpa(cpu, &self.args, &self.q, &self.k.matrix(), &self.v.matrix(), self.sinks.as_deref(), &mut out);
+        solve(way, &self.args, &self.q, [self.k.matrix(), self.v.matrix()], self.sinks.as_deref(), &mut out);
         out
     }
 
     fn reference(&self) -> Vec<f64> {
-        let Attention { heads, kv_heads, key_dim, value_dim, scale, softcap, window, causal, first: _ } = self.args;
-        let (k, v, t, s) = (self.k.f64(), self.v.f64(), self.t(), self.k.rows / kv_heads);
+        self.expected(|x| x)
+    }
+
+    /// The reference on operands that are rounded as tiles have them: what is left is the rounding of weights.
+    fn rounded_reference(&self) -> Vec<f64> {
+        self.expected(|x| half::bf16::from_f32(x as f32).to_f64())
+    }
+
+    fn expected(&self, round: impl Fn(f64) -> f64) -> Vec<f64> {
+        let Attention { heads, kv_heads, key_dim, value_dim, scale, softcap, window, causal, .. } = self.args;
+        let [k, v] = [&self.k, &self.v].map(|stored| stored.f64().into_iter().map(&round).collect::<Vec<_>>());
+        let q: Vec<f64> = self.q.iter().map(|q| round(f64::from(*q) * f64::from(scale))).collect();
+        let (t, s) = (self.t(), self.k.rows / kv_heads);
         let mut out = Vec::new();
         for (j, h) in (0..t).flat_map(|j| (0..heads).map(move |h| (j, h))) {
             let (p, kv) = (s - t + j, h / (heads / kv_heads));
-            let q = &self.q[(j * heads + h) * key_dim..][..key_dim];
+            let q = &q[(j * heads + h) * key_dim..][..key_dim];
             let sees = |i: usize| (!causal || i <= p) && window.is_none_or(|w| i + w > p);
             let score = |i: usize| {
                 let key = &k[(i * kv_heads + kv) * key_dim..][..key_dim];
-                let score = q.iter().zip(key).map(|(q, k)| f64::from(*q) * k).sum::<f64>() * f64::from(scale);
+                let score = q.iter().zip(key).map(|(q, k)| q * k).sum::<f64>();
                 softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
             };
             let weights: Vec<f64> = (0..s).map(|i| if sees(i) { score(i).exp() } else { 0.0 }).collect();
@@ -139,7 +181,8 @@ impl Case {
 
 fn plain(heads: usize, kv_heads: usize, key_dim: usize, value_dim: usize) -> Attention {
     let scale = 1.0 / (key_dim as f32).sqrt();
-    Attention { heads, kv_heads, key_dim, value_dim, scale, softcap: None, window: None, causal: true, first: 0 }
+    let (softcap, window, precision) = (None, None, Precision::Exact);
+    Attention { heads, kv_heads, key_dim, value_dim, scale, softcap, window, causal: true, first: 0, precision }
 }
 
 /// A case drawn at random among shapes at the edges of blocks, spans and tiles.
@@ -221,7 +264,7 @@ fn every_storage_form_agrees_with_f64() {
 #[test]
 fn threads_leave_the_bits_alone() {
     let mut random = Random::new(23);
-    for isa in crate::Isa::available() {
+    for isa in Isa::available() {
         let cpus = [1, 2, 3, 7].map(|threads| Cpu::new(isa, threads));
         for _ in 0..20 {
             let case = draw(&mut random);
@@ -233,35 +276,105 @@ fn threads_leave_the_bits_alone() {
     }
 }
 
+/// Asserts that queries of random calls have the bits that they have alone, however many threads there are.
+fn alone_as_among_others(random: &mut Random, ways: &[Way<'_>], cases: usize) {
+    for _ in 0..cases {
+        let case = draw(random);
+        let (args, t, s) = (case.args, case.t(), case.k.rows / case.args.kv_heads);
+        let all = check::bits(&case.run_on(ways[0]));
+        for j in [0, 1.min(t - 1), t / 2, t - 1] {
+            // The slots that a query sees: under a causal mask up to its own, else all, which only the last query can
+            // have alone if a window counts from its place.
+            if !args.causal && args.window.is_some() && j + 1 != t {
+                continue;
+            }
+            let end = if args.causal { s - t + j + 1 } else { s };
+            // What is before the window may be there or not, if the slots keep their numbers.
+            let from = args.window.map_or(0, |w| end.saturating_sub(w)) * (j % 2);
+            let (first, count) = (from * args.kv_heads, (end - from) * args.kv_heads);
+            let parts = [&case.k, &case.v].map(|stored| stored.matrix().slice_rows(first, count));
+            let args = Attention { first: args.first + from, ..args };
+            let q = &case.q[j * args.heads * args.key_dim..][..args.heads * args.key_dim];
+            let width = args.heads * args.value_dim;
+            for &way in ways {
+                let mut out = vec![0.0; width];
+                solve(way, &args, q, parts, case.sinks.as_deref(), &mut out);
+                assert_eq!(check::bits(&out), all[j * width..][..width], "{j} of {t}, {s}: {args:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_query_alone_has_the_bits_that_it_has_among_others() {
     let mut random = Random::new(24);
-    for isa in crate::Isa::available() {
+    for isa in Isa::available() {
         let cpus = [1, 3].map(|threads| Cpu::new(isa, threads));
-        for _ in 0..20 {
-            let case = draw(&mut random);
-            let (args, t, s) = (case.args, case.t(), case.k.rows / case.args.kv_heads);
-            let all = check::bits(&case.run(&cpus[0]));
-            for j in [0, 1.min(t - 1), t / 2, t - 1] {
-                // The slots that a query sees: under a causal mask up to its own, else all, which only the last query can
-                // have alone if a window counts from its place.
-                if !args.causal && args.window.is_some() && j + 1 != t {
-                    continue;
-                }
-                let end = if args.causal { s - t + j + 1 } else { s };
-                // What is before the window may be there or not, if the slots keep their numbers.
-                let from = args.window.map_or(0, |w| end.saturating_sub(w)) * (j % 2);
-                let (first, count) = (from * args.kv_heads, (end - from) * args.kv_heads);
-                let (k, v) = (case.k.matrix().slice_rows(first, count), case.v.matrix().slice_rows(first, count));
-                let args = Attention { first: args.first + from, ..args };
-                let q = &case.q[j * args.heads * args.key_dim..][..args.heads * args.key_dim];
-                let width = args.heads * args.value_dim;
-                for cpu in &cpus {
-                    let mut out = vec![0.0; width];
-                    sdpa(cpu, &args, q, &k, &v, case.sinks.as_deref(), &mut out);
-                    assert_eq!(check::bits(&out), all[j * width..][..width], "{j} of {t}, {s}: {args:?}");
-                }
-            }
+        alone_as_among_others(&mut random, &cpus.each_ref().map(|cpu| (cpu, None)), 20);
+    }
+}
+
+#[test]
+fn a_query_alone_has_the_bits_that_it_has_in_tiles_with_others() {
+    let mut random = Random::new(27);
+    for of_unit in units().chunk_by(|a, b| a.1 == b.1) {
+        let ways: Vec<Way<'_>> = of_unit.iter().map(|(cpu, unit)| (cpu, Some(*unit))).collect();
+        alone_as_among_others(
+            &mut random,
+            &ways,
+            if ways[0].1.is_some_and(|unit| unit.name() == "scalar") { 3 } else { 20 },
+        );
+    }
+}
+
+/// The weights' rounding: half of a unit in the last of 8 bits, times what values can be apart.
+const TILES_BOUND: f64 = 3.0 / 512.0;
+
+#[test]
+fn shapes_and_masks_in_tiles_agree_with_f64() {
+    let mut random = Random::new(28);
+    let units = units();
+    for i in 0..40 {
+        let case = draw(&mut random);
+        let want = case.rounded_reference();
+        for (cpu, unit) in units.iter().filter(|(_, unit)| i < 8 || unit.name() != "scalar") {
+            let what = format!("t {} s {} {:?} {unit:?}", case.t(), case.k.rows / case.args.kv_heads, case.args);
+            check::close(&case.run_on((cpu, Some(*unit))), &want, TILES_BOUND, what);
+        }
+    }
+}
+
+#[test]
+fn every_storage_form_and_odd_dimensions_in_tiles_agree_with_f64() {
+    let mut random = Random::new(29);
+    let units = units();
+    let dense = [F32, Form::Dense(Float::F16), Form::Dense(Float::Bf16)];
+    let packed =
+        [Form::Affine(4, 32, Float::F16), Form::Affine(8, 32, Float::Bf16), Form::Mxfp4, Form::Mxfp8, Form::Nvfp4];
+    let mut cases: Vec<Case> = (dense.into_iter().zip([7, 33, 67]))
+        .map(|(form, dim)| Case::new(&mut random, plain(4, 2, dim, 68 - dim), (17, 70), (form, form), true))
+        .collect();
+    cases.extend(packed.map(|form| Case::new(&mut random, plain(4, 2, 64, 96), (16, 40), (form, form), false)));
+    for case in cases {
+        let want = case.rounded_reference();
+        for (cpu, unit) in &units {
+            let what = format!("{:?} {:?} {unit:?}", case.k.form, case.args);
+            check::close(&case.run_on((cpu, Some(*unit))), &want, TILES_BOUND, what);
+        }
+    }
+}
+
+#[test]
+fn many_queries_are_rounded_where_that_is_faster_and_few_never() {
+    let mut random = Random::new(30);
+    for cpu in check::cpus() {
+        for t in [crate::matmul::FEW_ROWS, 15, 16] {
+            let mut case = Case::new(&mut random, plain(4, 2, 32, 32), (t, 40), (F32, F32), false);
+            let exact = case.run(&cpu);
+            case.args.precision = Precision::Fast;
+            let unit = TileUnit::best(cpu.isa).filter(|_| t == 16);
+            let want = unit.map_or(exact, |unit| case.run_on((&cpu, Some(unit))));
+            assert_eq!(check::bits(&case.run(&cpu)), check::bits(&want), "{t} queries, {unit:?}");
         }
     }
 }
@@ -269,32 +382,36 @@ fn a_query_alone_has_the_bits_that_it_has_among_others() {
 #[test]
 fn nan_shows_where_it_is_seen_and_only_there() {
     let mut random = Random::new(25);
-    for cpu in check::cpus() {
+    let (cpus, units) = (check::cpus(), units());
+    let ways = units.iter().map(|(cpu, unit)| (cpu, Some(*unit)));
+    for way in cpus.iter().map(|cpu| (cpu, None)).chain(ways) {
         let mut case = Case::new(&mut random, plain(2, 2, 32, 32), (3, 70), (F32, F32), false);
-        let clean = case.run(&cpu);
+        let clean = case.run_on(way);
         // The key of the last slot and head 1: only the last query sees it.
         let last = case.k.codes.len() - 4;
         case.k.codes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
-        let dirty = case.run(&cpu);
+        let dirty = case.run_on(way);
         assert_eq!(check::bits(&dirty[..5 * 32]), check::bits(&clean[..5 * 32]));
         assert!(dirty[5 * 32..].iter().all(|x| x.is_nan()));
         case.q[..32].fill(f32::NAN);
-        assert!(case.run(&cpu)[..32].iter().all(|x| x.is_nan()));
+        assert!(case.run_on(way)[..32].iter().all(|x| x.is_nan()));
     }
 }
 
 #[test]
 fn large_scores_and_sinks_neither_overflow_nor_vanish() {
     let mut random = Random::new(26);
-    for cpu in check::cpus() {
+    let (cpus, units) = (check::cpus(), units());
+    let ways = units.iter().map(|(cpu, unit)| (cpu, Some(*unit)));
+    for way in cpus.iter().map(|cpu| (cpu, None)).chain(ways) {
         let mut case = Case::new(&mut random, plain(2, 1, 16, 16), (2, 300), (F32, F32), true);
         case.args.scale = 400.0;
-        assert!(case.run(&cpu).iter().all(|x| x.is_finite() && *x != 0.0));
+        assert!(case.run_on(way).iter().all(|x| x.is_finite() && *x != 0.0));
         case.args.scale = 0.25;
         case.sinks = Some(vec![500.0, f32::NEG_INFINITY]);
-        let with = case.run(&cpu);
+        let with = case.run_on(way);
         case.sinks = None;
-        let without = case.run(&cpu);
+        let without = case.run_on(way);
         assert_eq!(with[..16], [0.0; 16]);
         assert_eq!(with[16..32], without[16..32]);
     }

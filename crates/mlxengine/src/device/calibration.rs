@@ -219,6 +219,7 @@ const ATTENTION: Attention = Attention {
     window: None,
     causal: true,
     first: 0,
+    precision: Precision::Fast,
 };
 
 /// Memory that serves as weights, keys and values.

@@ -218,19 +218,16 @@ impl Own {
         })
     }
 
+    /// Attention to all rows that are given.
+    fn sdpa(&self) -> Sdpa {
+        let (scale, precision) = (self.heads.scale, self.attention.precision());
+        Sdpa { scale, causal: true, window: None, softcap: None, format: None, first: 0, sinks: false, precision }
+    }
+
     /// Attention to the first rows of a view.
     fn all(&self, q: &Tensor, view: &View, count: usize) -> Tensor {
         let rows = |parts: &Tensors| parts.iter().map(|part| part.clone().slice(0, 0, count)).collect();
-        let (window, format) = (view.window, view.format);
-        let sdpa = Sdpa {
-            scale: self.heads.scale,
-            causal: true,
-            window,
-            softcap: None,
-            format,
-            first: view.first,
-            sinks: false,
-        };
+        let sdpa = Sdpa { window: view.window, format: view.format, first: view.first, ..self.sdpa() };
         q.sdpa(sdpa, rows(&view.keys), rows(&view.values), None)
     }
 
@@ -242,14 +239,13 @@ impl Own {
         seen: impl Fn(usize) -> I,
         (stride, base): (usize, usize),
     ) -> Tensor {
-        let Heads { count, kv, dim, scale } = self.heads;
+        let Heads { count, kv, dim, .. } = self.heads;
         let table = |parts: &Tensors, dense: &dyn Fn() -> Tensor| {
             let rows = if view.format.is_some() { dense() } else { parts[0].clone() };
             Weight::Dense(rows.clone().reshape([rows.shape()[0] * kv, dim]))
         };
         let keys = table(&view.keys, &|| view.dense_keys());
         let values = table(&view.values, &|| view.dense_values());
-        let sdpa = Sdpa { scale, causal: true, window: None, softcap: None, format: None, first: 0, sinks: false };
         let mut results = vec![None; count];
         for rest in 0..stride.min(count + 1) {
             let heads: Vec<usize> = (0..count).filter(|head| (head + 1) % stride == rest).collect();
@@ -262,7 +258,7 @@ impl Own {
             let ids = Tensor::from_u32(&ids, [ids.len()]);
             let rows = |table: &Weight| table.take(&ids).reshape([ids.shape()[0] / heads.len(), heads.len(), dim]);
             let q = Tensor::concat(heads.iter().map(|head| q.clone().slice(1, *head, 1)), 1);
-            let y = q.sdpa(sdpa, smallvec![rows(&keys)], smallvec![rows(&values)], None);
+            let y = q.sdpa(self.sdpa(), smallvec![rows(&keys)], smallvec![rows(&values)], None);
             for (i, head) in heads.iter().enumerate() {
                 results[*head] = Some(y.clone().slice(1, i, 1));
             }

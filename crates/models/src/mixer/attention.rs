@@ -1,6 +1,6 @@
 //! Softmax attention over keys and values of every position.
 
-use mlxengine_tensor::{Binary, Sdpa, Tensor, Tensors, Unary};
+use mlxengine_tensor::{Binary, Precision, Sdpa, Tensor, Tensors, Unary};
 
 use super::{Pass, Plan};
 use crate::Result;
@@ -238,6 +238,11 @@ impl Attention {
         }
     }
 
+    /// How exactly it computes: as its products.
+    pub(crate) fn precision(&self) -> Precision {
+        self.o.precision
+    }
+
     /// Attention of a span whose first position is `first`.
     pub(crate) fn attend(&self, q: &Tensor, view: View, first: usize) -> Tensor {
         let sdpa = Sdpa {
@@ -248,6 +253,7 @@ impl Attention {
             format: view.format,
             first: view.first,
             sinks: false,
+            precision: self.precision(),
         };
         let sinks = self.sinks.as_ref();
         let Some(chunk) = self.spec.window.filter(|w| self.spec.chunked && view.window == Some(*w)) else {

@@ -112,6 +112,7 @@ impl BlockSparse {
             format: None,
             first: 0,
             sinks: false,
+            precision: self.attention.precision(),
         };
         let rows: Tensors = chosen
             .chunks_exact(heads)

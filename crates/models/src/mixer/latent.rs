@@ -157,6 +157,7 @@ impl Latent {
             format: view.format,
             first: view.first,
             sinks: false,
+            precision: self.output.precision,
         }
     }
 

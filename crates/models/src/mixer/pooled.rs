@@ -194,8 +194,9 @@ impl Pooled {
     /// Attention of queries whose first position is `first`.
     fn attend(&self, q: &Tensor, view: &View, first: usize, left: &Left) -> Tensor {
         let scale = (self.spec.head_dim as f32).powf(-0.5);
-        let (window, format) = (view.window, view.format);
-        let sdpa = Sdpa { scale, causal: true, window, softcap: None, format, first: view.first, sinks: true };
+        let (window, format, precision) = (view.window, view.format, self.output.1.precision);
+        let sdpa =
+            Sdpa { scale, causal: true, window, softcap: None, format, first: view.first, sinks: true, precision };
         if self.spec.ratio.is_none() {
             return q.sdpa(sdpa, view.keys.clone(), view.values.clone(), Some(&self.sinks));
         }

@@ -137,6 +137,7 @@ pub(super) fn sdpa(cpu: &Cpu, sdpa: Sdpa, inputs: &Tensors, out: Spec) -> Tensor
         window: sdpa.window,
         causal: sdpa.causal,
         first: sdpa.first,
+        precision: sdpa.precision,
     };
     let sinks = if sdpa.sinks { inputs.last().map(Tensor::f32s) } else { None };
     let mut y = Tensor::empty(out);

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use crate::arch::tiles::{
-    Block, DEPTH, Inputs, Registers, SUMS, Scalar, TILE, Target, TileOps, multiply_in_registers, to_bf16,
+    Block, DEPTH, Inputs, Registers, SUMS, Scalar, Softmax, TILE, Target, TileOps, multiply_in_registers, to_bf16,
 };
 use crate::arch::x86_64::Avx512Bf16;
 use crate::codec::View;
@@ -189,6 +189,18 @@ impl TileOps for Amx {
     unsafe fn pack(self, from: Inputs, to: *mut u16) {
         // SAFETY: passed on.
         unsafe { self.0.pack(from, to) };
+    }
+    unsafe fn line(self, x: *const f32, cols: usize, scale: f32, to: *mut u16) {
+        // SAFETY: passed on.
+        unsafe { self.0.line(x, cols, scale, to) };
+    }
+    unsafe fn pair(self, from: Inputs, to: *mut u16) {
+        // SAFETY: passed on.
+        unsafe { self.0.pair(from, to) };
+    }
+    unsafe fn weigh(self, part: &Softmax<'_>) {
+        // SAFETY: passed on.
+        unsafe { self.0.weigh(part) };
     }
     unsafe fn decode(self, view: &View<'_>, rows: Range<usize>, cols: Range<usize>, steps: usize, to: *mut u16) {
         // SAFETY: passed on.

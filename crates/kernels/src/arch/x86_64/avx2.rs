@@ -171,6 +171,10 @@ impl Simd for Avx2 {
         op!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
     }
     #[inline(always)]
+    fn prefetch_far(self, p: *const u8) {
+        op!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: __m256) {
         mem!(_mm256_storeu_ps(p, v))
     }

@@ -218,6 +218,10 @@ impl Simd for Avx512 {
         op!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
     }
     #[inline(always)]
+    fn prefetch_far(self, p: *const u8) {
+        op!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: __m512) {
         mem!(_mm512_storeu_ps(p, v))
     }
@@ -298,6 +302,33 @@ impl Simd for Avx512 {
             let mut sums = [0.0; 4];
             let firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
             _mm_storeu_ps(sums.as_mut_ptr(), _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, one)));
+            sums
+        })
+    }
+    #[inline(always)]
+    fn sum16(self, v: [__m512; 16]) -> [f32; 16] {
+        op!({
+            // The pairs that `sum` adds. Two vectors share one: of each, the parts that stay where they are, and the others
+            // in their places. So a step takes one shuffle for two, and vector `i` ends in lane `i`.
+            let (mut halves, mut quarters, mut twos) = ([v[0]; 8], [v[0]; 4], [v[0]; 2]);
+            for (i, half) in halves.iter_mut().enumerate() {
+                let (a, b) = (v[i], v[i + 8]);
+                *half = _mm512_add_ps(_mm512_mask_blend_ps(0xFF00, a, b), _mm512_shuffle_f32x4::<0x4E>(a, b));
+            }
+            for (i, quarter) in quarters.iter_mut().enumerate() {
+                let (a, b) = (halves[i], halves[i + 4]);
+                let others = _mm512_mask_blend_ps(0x0F0F, a, b);
+                let others = _mm512_shuffle_f32x4::<0xB1>(others, others);
+                *quarter = _mm512_add_ps(_mm512_mask_blend_ps(0xF0F0, a, b), others);
+            }
+            for (i, two) in twos.iter_mut().enumerate() {
+                let (a, b) = (quarters[i], quarters[i + 2]);
+                *two = _mm512_add_ps(_mm512_mask_blend_ps(0xCCCC, a, b), _mm512_shuffle_ps::<0x4E>(a, b));
+            }
+            let [a, b] = twos;
+            let others = _mm512_permute_ps::<0xB1>(_mm512_mask_blend_ps(0x5555, a, b));
+            let mut sums = [0.0; 16];
+            _mm512_storeu_ps(sums.as_mut_ptr(), _mm512_add_ps(_mm512_mask_blend_ps(0xAAAA, a, b), others));
             sums
         })
     }

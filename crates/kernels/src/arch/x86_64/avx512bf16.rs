@@ -6,9 +6,11 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use crate::arch::portable::E4M3;
-use crate::arch::tiles::{Block, DEPTH, Inputs, SIDE, SUMS, TILE, Target, TileOps};
+use crate::arch::tiles::{Block, DEPTH, Inputs, SIDE, SUMS, Softmax, TILE, Target, TileOps};
 use crate::arch::x86_64::Avx512;
 use crate::codec::{Codec, ScaleType, View, Visitor, e8m0};
+use crate::math;
+use crate::simd::Simd;
 use crate::weights::{Elements, Float};
 
 /// The token of AVX-512 BF16 and everything that [`Avx512`] stands for.
@@ -54,6 +56,18 @@ impl TileOps for Avx512Bf16 {
     unsafe fn pack(self, from: Inputs, to: *mut u16) {
         // SAFETY: as above.
         unsafe { pack(from, to) };
+    }
+    unsafe fn line(self, x: *const f32, cols: usize, scale: f32, to: *mut u16) {
+        // SAFETY: as above.
+        unsafe { line(x, cols, scale, to) };
+    }
+    unsafe fn pair(self, from: Inputs, to: *mut u16) {
+        // SAFETY: as above.
+        unsafe { pair(from, to) };
+    }
+    unsafe fn weigh(self, part: &Softmax<'_>) {
+        // SAFETY: as above.
+        unsafe { weigh(self.0, part) };
     }
     unsafe fn decode(self, view: &View<'_>, rows: Range<usize>, cols: Range<usize>, steps: usize, to: *mut u16) {
         assert!(rows.end <= view.rows && cols.end <= view.cols && cols.len() <= steps * DEPTH);
@@ -211,6 +225,155 @@ unsafe fn pack(from: Inputs, to: *mut u16) {
         // SAFETY: the tile has 16 vectors.
         unsafe { _mm512_storeu_ps(to.add(p * DEPTH).cast(), column) };
     }
+}
+
+/// # Safety
+/// As [`TileOps::line`].
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn line(x: *const f32, cols: usize, scale: f32, to: *mut u16) {
+    let scale = _mm512_set1_ps(scale);
+    // SAFETY: the masks leave out what lies beyond the columns.
+    unsafe {
+        let low = _mm512_maskz_loadu_ps(below(cols), x);
+        let high = _mm512_maskz_loadu_ps(below(cols.saturating_sub(16)), x.wrapping_add(16));
+        let line = _mm512_cvtne2ps_pbh(_mm512_mul_ps(high, scale), _mm512_mul_ps(low, scale));
+        _mm512_storeu_si512(to.cast(), plain(line));
+    }
+}
+
+/// # Safety
+/// As [`TileOps::pair`].
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn pair(from: Inputs, to: *mut u16) {
+    /// A number of the first half, then one of the second.
+    const BY_TURNS: [u16; DEPTH] = {
+        let mut index = [0; DEPTH];
+        let mut i = 0;
+        while i < DEPTH {
+            index[i] = (i / 2 + i % 2 * SIDE) as u16;
+            i += 1;
+        }
+        index
+    };
+    // SAFETY: rows of the input, 16 columns each; the tile has 16 vectors.
+    unsafe {
+        let by_turns = _mm512_loadu_si512(BY_TURNS.as_ptr().cast());
+        let row = |i: usize| {
+            if i < from.rows { _mm512_loadu_ps(from.x.add(i * from.stride)) } else { _mm512_setzero_ps() }
+        };
+        for p in 0..SIDE {
+            let both = plain(_mm512_cvtne2ps_pbh(row(2 * p + 1), row(2 * p)));
+            _mm512_storeu_si512(to.add(p * DEPTH).cast(), _mm512_permutexvar_epi16(by_turns, both));
+        }
+    }
+}
+
+/// # Safety
+/// As [`TileOps::weigh`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
+unsafe fn weigh(s: Avx512, part: &Softmax<'_>) {
+    let ones = pairs(_mm512_set1_epi32(0x3F80_3F80));
+    for (r, seen) in part.seen.iter().enumerate() {
+        // SAFETY: row `r` of the tiles, for which the caller vouches.
+        unsafe {
+            let scores = part.scores.add(r * SIDE);
+            let weights = part.weights.add(r * DEPTH);
+            if seen.is_empty() {
+                for step in 0..part.steps {
+                    _mm512_storeu_si512(weights.add(step * TILE).cast(), _mm512_setzero_si512());
+                }
+                continue;
+            }
+            if part.softcap.is_some() || seen.len() < part.steps * DEPTH {
+                mask(s, scores, part, seen);
+            }
+            let (mut even, mut odd) = (_mm512_loadu_ps(scores), _mm512_loadu_ps(scores.add(SUMS)));
+            for step in 1..part.steps {
+                even = _mm512_max_ps(even, _mm512_loadu_ps(scores.add(2 * step * SUMS)));
+                odd = _mm512_max_ps(odd, _mm512_loadu_ps(scores.add((2 * step + 1) * SUMS)));
+            }
+            // Most blocks bring no new maximum, and the lanes need not be compared with each other then.
+            let largest = _mm512_max_ps(even, odd);
+            if _mm512_cmp_ps_mask::<_CMP_GT_OQ>(largest, _mm512_set1_ps(*part.max.add(r))) != 0 {
+                raise(s, part, r, s.max_lane(largest));
+            }
+            let max = *part.max.add(r);
+            let shift = _mm512_set1_ps(if max == f32::NEG_INFINITY { 0.0 } else { -max * std::f32::consts::LOG2_E });
+            let mut total = _mm512_loadu_ps(part.totals.add(r * SIDE));
+            for step in 0..part.steps {
+                let low = power(_mm512_loadu_ps(scores.add(2 * step * SUMS)), shift);
+                let high = power(_mm512_loadu_ps(scores.add((2 * step + 1) * SUMS)), shift);
+                let rounded = _mm512_cvtne2ps_pbh(high, low);
+                // The rounded weights are added up, so that what all values have in common comes out exact.
+                total = _mm512_dpbf16_ps(total, rounded, ones);
+                _mm512_storeu_si512(weights.add(step * TILE).cast(), plain(rounded));
+            }
+            _mm512_storeu_ps(part.totals.add(r * SIDE), total);
+        }
+    }
+}
+
+/// Caps a row's scores, and makes -inf of those that it does not see.
+///
+/// # Safety
+/// As [`TileOps::weigh`]; `scores` are those of the row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
+unsafe fn mask(s: Avx512, scores: *mut f32, part: &Softmax<'_>, seen: &Range<usize>) {
+    for strip in 0..2 * part.steps {
+        let lanes = |end: usize| below(end.saturating_sub(strip * SIDE));
+        // SAFETY: the caller vouches for the tiles.
+        unsafe {
+            let at = scores.add(strip * SUMS);
+            let mut score = _mm512_loadu_ps(at);
+            if let Some(cap) = part.softcap {
+                let cap = _mm512_set1_ps(cap);
+                score = _mm512_mul_ps(cap, math::tanh(s, _mm512_div_ps(score, cap)));
+            }
+            let seen = lanes(seen.end) & !lanes(seen.start);
+            _mm512_storeu_ps(at, _mm512_mask_blend_ps(seen, _mm512_set1_ps(f32::NEG_INFINITY), score));
+        }
+    }
+}
+
+/// Brings a row's totals and sums to a larger maximum.
+///
+/// # Safety
+/// As [`TileOps::weigh`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
+unsafe fn raise(s: Avx512, part: &Softmax<'_>, r: usize, max: f32) {
+    // SAFETY: the caller vouches for the row's numbers.
+    unsafe {
+        let factor = math::exp(s, _mm512_set1_ps(*part.max.add(r) - max));
+        *part.max.add(r) = max;
+        let totals = part.totals.add(r * SIDE);
+        _mm512_storeu_ps(totals, _mm512_mul_ps(_mm512_loadu_ps(totals), factor));
+        for strip in 0..part.strips {
+            let sums = part.sums.add(strip * SUMS + r * SIDE);
+            _mm512_storeu_ps(sums, _mm512_mul_ps(_mm512_loadu_ps(sums), factor));
+        }
+    }
+}
+
+/// `2^(score log₂ e + shift)`, rel 3e-6, for exponents up to 0; below -126 it is 0. NaN whose lower 16 bits are zero, as bf16
+/// makes them, stay NaN.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn power(score: __m512, shift: __m512) -> __m512 {
+    /// `2^r = 1 + r P(r)` for `|r| <= 1/2`, a least-maximum fit: weights keep 8 bits.
+    const P: [f32; 4] = [0.693_124_2, 0.240_240_99, 0.055_906_425, 0.009_582_853];
+    // Adding this leaves the nearest integer in the low bits: 1.5 * 2^23.
+    let magic = _mm512_set1_ps(12_582_912.0);
+    let x = _mm512_fmadd_ps(score, _mm512_set1_ps(std::f32::consts::LOG2_E), shift);
+    let shifted = _mm512_add_ps(x, magic);
+    let r = _mm512_sub_ps(x, _mm512_sub_ps(shifted, magic));
+    let mut p = _mm512_set1_ps(P[3]);
+    for term in [P[2], P[1], P[0], 1.0] {
+        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(term));
+    }
+    let kept = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(-126.0));
+    let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
+    _mm512_castsi512_ps(_mm512_maskz_add_epi32(kept, _mm512_castps_si512(p), exponent))
 }
 
 /// # Safety
