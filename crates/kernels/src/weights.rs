@@ -87,8 +87,8 @@ pub enum Precision {
     /// quantized weights, bf16 where a matrix unit takes many rows.
     #[default]
     Fast,
-    /// As [`Precision::Fast`], but where many rows meet quantized weights, only the largest eighth of each group keeps 16 bits: the
-    /// rest has 8, of which it makes the more use. Errs as much as rounding all inputs to bf16.
+    /// As [`Precision::Fast`], but where many rows meet quantized weights, only the largest quarter of each group keeps 16 bits: the
+    /// rest has 8, of which it makes the more use. Errs no more than rounding all inputs to bf16.
     Mixed,
 }
 

@@ -159,8 +159,8 @@ pub fn fast_kernel_name(cpu: &Cpu, precision: Precision, w: &Matrix<'_>, rows: u
 }
 
 /// [`super::matmul`] with the input rounded to 16 bits, a scale for each group of weights: an element of `x` errs by at most
-/// 1/65,278 of the largest in its group. In [`Precision::Mixed`] and with more than [`FEW_ROWS`] rows that holds for those fours
-/// of codes that have the largest number of each 32; the others err by at most 1/254 of the largest among them.
+/// 1/65,278 of the largest in its group. In [`Precision::Mixed`] and with more than [`FEW_ROWS`] rows that holds for those
+/// fours of codes, one of four, that have a group's largest numbers; the others err by at most 1/254 of the largest among them.
 ///
 /// Returns `false`, and writes nothing, where there is no kernel for the form of the weights or the instruction set.
 pub fn matmul_fast(

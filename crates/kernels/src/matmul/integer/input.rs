@@ -110,7 +110,7 @@ pub(super) struct Block {
 impl Block {
     #[inline(always)]
     fn new(group: usize, rows: usize, mixed: bool) -> Block {
-        let large = mixed.then_some((group / 32).max(1));
+        let large = mixed.then_some(group / 4 / mixed::ONE_OF);
         let places = large.unwrap_or(group / 4) * rows;
         let low = if mixed { 2 * places } else { places };
         let scales = low + group / 4 * rows;

@@ -82,7 +82,7 @@ fn way(kernel: Kernel, w: &Matrix<'_>, mixed: bool) -> Way {
     Way { kernel, form: Form::of(w).unwrap(), mixed }
 }
 
-/// Half a step of a group's rounding: of two digits, or of one for what is not the largest of each 32.
+/// Half a step of a group's rounding: of two digits, or of one for what is not in the largest quarter of fours.
 fn half_step(form: Form, x: &[f32], mixed: bool) -> f64 {
     let fours = |i: usize| i % form.planes() * (x.len() / form.planes() / 4) + i / form.planes() / 4;
     let mut sizes = vec![0f32; x.len() / 4];
@@ -91,7 +91,7 @@ fn half_step(form: Form, x: &[f32], mixed: bool) -> f64 {
     }
     sizes.sort_by(|a, b| b.total_cmp(a));
     let two_digits = sizes[0] / 32_639.0;
-    let step = if mixed { two_digits.max(sizes[(x.len() / 32).max(1)] / 127.0) } else { two_digits };
+    let step = if mixed { two_digits.max(sizes[x.len() / 16] / 127.0) } else { two_digits };
     // The inverse and its product are rounded, so a number near a tie may fall on the wrong side.
     f64::from(step) * (0.5 + 0.02)
 }

@@ -1,6 +1,6 @@
 //! Groups of which a few numbers are large: they alone have two digits, and the step of all is chosen for the others.
 //!
-//! Numbers go in fours, as dot products take them. The fours with the largest numbers, one of eight, get high digits; the step is
+//! Numbers go in fours, as dot products take them. The fours with the largest numbers, one of four, get high digits; the step is
 //! such that the low digit holds every other number. So one large number in a group costs the others no precision.
 
 #![allow(clippy::needless_range_loop, reason = "lanes of several lists at once become vectors")]
@@ -12,8 +12,9 @@ use crate::matmul::integer::panels::QUAD;
 /// Numbers and fours of the largest group.
 const MOST_GROUP: usize = 128;
 const MOST_FOURS: usize = MOST_GROUP / 4;
-/// Most fours with high digits.
-const MOST_LARGE: usize = MOST_FOURS / 8;
+/// Of how many fours one has high digits.
+pub(super) const ONE_OF: usize = 4;
+const MOST_LARGE: usize = MOST_FOURS / ONE_OF;
 /// The largest number of one digit.
 const MOST_LOW: f32 = 127.0;
 /// The bits of a size that give way to the number of its four.
