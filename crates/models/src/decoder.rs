@@ -202,7 +202,7 @@ impl Decoder {
         let mut plan = Plan::default();
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (index, layer) in spec.layers.iter().enumerate() {
-            let w = body.at("layers").at(index);
+            let w = body.at("layers").layer(index, spec.layers.len());
             let mut loaded = Layer::load(layer, &w, spec.dim, &mut plan)?;
             if let Some(count) = spec.depth_blocks {
                 let mix = |name| DepthMix::load(layer.norm, &w, name, spec.dim);

@@ -18,11 +18,6 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// The same as a part of a feed-forward layer.
-    pub(crate) fn in_feed_forward(self) -> Linear {
-        Linear { precision: self.precision.in_feed_forward(), ..self }
-    }
-
     /// `x [.., inputs] -> [.., outputs]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         match &self.turn {

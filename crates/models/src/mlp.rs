@@ -77,9 +77,9 @@ impl Xielu {
 
 impl Unit {
     pub(crate) fn load(spec: &spec::Unit, w: &Scope<'_>, dim: usize) -> Result<Self> {
-        let linear = |name: &str, shape, bias| w.linear(name, shape, bias).map(Linear::in_feed_forward);
+        let linear = |name: &str, shape, bias| w.linear(name, shape, bias).map(|linear| w.feed_forward(linear));
         let joined = |hidden, bias| -> Result<[Linear; 2]> {
-            Ok(w.joined("gate_up_proj", dim, [hidden; 2], bias)?.map(Linear::in_feed_forward))
+            Ok(w.joined("gate_up_proj", dim, [hidden; 2], bias)?.map(|linear| w.feed_forward(linear)))
         };
         let (up, hidden, bias) = match *spec {
             spec::Unit::Gated(spec::Gated { hidden, act, projection, bias }) => {

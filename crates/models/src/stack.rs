@@ -61,7 +61,7 @@ impl<L: Layer> Stack<L> {
         let (mut plan, spec) = (Plan::default(), &ends.spec);
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (index, described) in spec.layers.iter().enumerate() {
-            let w = weights.root().at("model.layers").at(index);
+            let w = weights.root().at("model.layers").layer(index, spec.layers.len());
             layers.push(layer(&At { spec: described, w, dim: spec.dim, index }, &mut plan)?);
             progress(index + 1, spec.layers.len());
         }

@@ -169,7 +169,7 @@ impl Weights {
 
     /// The scope of the whole checkpoint.
     pub fn root(&self) -> Scope<'_> {
-        Scope { weights: self, path: String::new() }
+        Scope { weights: self, path: String::new(), feed_forward: self.precision.in_feed_forward() }
     }
 
     /// Ends the reading.
@@ -247,6 +247,8 @@ fn distance(a: &str, b: &str) -> usize {
 pub struct Scope<'a> {
     weights: &'a Weights,
     path: String,
+    /// What units that work on each position alone are computed in.
+    feed_forward: Precision,
 }
 
 impl<'a> Scope<'a> {
@@ -258,7 +260,20 @@ impl<'a> Scope<'a> {
     /// The scope of a part.
     pub fn at(&self, part: impl Display) -> Scope<'a> {
         let path = if self.path.is_empty() { part.to_string() } else { format!("{}.{part}", self.path) };
-        Scope { weights: self.weights, path }
+        Scope { weights: self.weights, path, feed_forward: self.feed_forward }
+    }
+
+    /// The scope of one of `count` layers. The first one and the last tell most on predictions, so that nothing in them is rounded
+    /// further than elsewhere.
+    pub(crate) fn layer(&self, index: usize, count: usize) -> Scope<'a> {
+        let own = self.at(index);
+        let outer = index == 0 || index + 1 == count;
+        Scope { feed_forward: if outer { self.weights.precision } else { own.feed_forward }, ..own }
+    }
+
+    /// What leads into or out of a unit that works on each position alone.
+    pub(crate) fn feed_forward(&self, linear: Linear) -> Linear {
+        Linear { precision: self.feed_forward, ..linear }
     }
 
     /// The scope of the first of these parts that the checkpoint has, else of the first.

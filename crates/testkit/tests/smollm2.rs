@@ -145,15 +145,16 @@ fn texts() {
     }
 }
 
-/// The bounds within which the fast precision is the default: texts read in pieces, and token by token.
+/// The bounds within which the fast precision is the default: texts and chats read in pieces, and token by token.
 #[test]
 fn fast_predicts_as_exact() {
     let Some((exact, recording)) = checkpoint(Precision::Exact) else { return };
     let Some((fast, _)) = checkpoint(Precision::Fast) else { return };
     for (chunk, most) in [(256, usize::MAX), (1, 128)] {
         let (mut agreement, mut nll) = (Agreement::default(), [0.0; 2]);
-        for text in &recording.texts {
-            let ids = &text.ids[..text.ids.len().min(most)];
+        let chats = recording.chats.iter().map(|chat| [&chat.prompt_ids[..], &chat.greedy_ids].concat());
+        for ids in recording.texts.iter().map(|text| text.ids.clone()).chain(chats) {
+            let ids = &ids[..ids.len().min(most)];
             let options = CacheOptions::default();
             let [mut exact, mut fast] = [&exact, &fast].map(|model| Sequence::new(&*model.network, &options).unwrap());
             let mut next = ids[1..].iter();
@@ -171,7 +172,10 @@ fn fast_predicts_as_exact() {
         }
         let (divergence, same) = (agreement.divergence(), agreement.same());
         let perplexity = ((nll[1] - nll[0]) / agreement.count as f64).exp_m1();
-        eprintln!("pieces of {chunk}: KL {divergence:.1e}, likeliest {same:.4}, perplexity {perplexity:+.1e}");
+        eprintln!(
+            "{} positions in pieces of {chunk}: KL {divergence:.1e}, likeliest {same:.4}, perplexity {perplexity:+.1e}",
+            agreement.count
+        );
         assert!(divergence <= 2e-3 && same >= 0.99 && perplexity.abs() <= 3e-3, "pieces of {chunk}");
     }
 }

@@ -40,7 +40,7 @@ impl Scope<'_> {
     /// The same layer of each expert, `[experts, outputs, inputs]`.
     fn stacked(&self, name: &str, shape: [usize; 3], bias: bool) -> Result<ExpertLinear> {
         let [count, outputs, inputs] = shape;
-        let precision = self.weights.precision.in_feed_forward();
+        let precision = self.feed_forward;
         let one_by_one = (0..count).map(|e| self.at("experts").at(e).at(name));
         if !self.at("experts").at(0).at(name).has_weight() {
             let stacks = ["switch_mlp", "experts"].map(|part| self.at(part).at(name));
@@ -78,13 +78,7 @@ impl Scope<'_> {
             Weight::Dense(if columns { tensor.permute(&[0, 2, 1]) } else { tensor })
         };
         let bias = if bias { Some(self.floats(&format!("{name}_bias"), &[count, outputs])?) } else { None };
-        Ok(ExpertLinear {
-            weight,
-            factors: None,
-            bias,
-            precision: self.weights.precision.in_feed_forward(),
-            delta: None,
-        })
+        Ok(ExpertLinear { weight, factors: None, bias, precision: self.feed_forward, delta: None })
     }
 
     /// MXFP4 as Hugging Face stores it: bytes `[experts, outputs, groups, 16]` and scales `[experts, outputs, groups]`.
