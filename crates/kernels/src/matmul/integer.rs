@@ -159,8 +159,9 @@ pub fn fast_kernel_name(cpu: &Cpu, precision: Precision, w: &Matrix<'_>, rows: u
 }
 
 /// [`super::matmul`] with the input rounded to 16 bits, a scale for each group of weights: an element of `x` errs by at most
-/// 1/65,278 of the largest in its group. In [`Precision::Mixed`] and with more than [`FEW_ROWS`] rows that holds for those
-/// fours of codes, one of four, that have a group's largest numbers; the others err by at most 1/254 of the largest among them.
+/// 1/65,278 of the largest in its group. In [`Precision::Mixed`], with more rows than [`Precision::rows_as_alone`], that holds
+/// for those fours of codes, one of four, that have a group's largest numbers; the others err by at most 1/254 of the largest
+/// among them.
 ///
 /// Returns `false`, and writes nothing, where there is no kernel for the form of the weights or the instruction set.
 pub fn matmul_fast(
