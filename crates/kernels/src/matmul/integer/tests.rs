@@ -171,16 +171,18 @@ fn all_kernels_rows_and_threads_give_the_same_bits() {
             let reference = |mixed, rows| product(Kernel::Stand, mixed, &cpus[0], rows);
             let (few, many, mixed) = (reference(false, FEW_ROWS), reference(false, m), reference(true, m));
             for kernel in kernels() {
-                for rows in [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14, m] {
-                    for (is_mixed, many) in [(false, &many), (true, &mixed)] {
-                        let want = if rows <= FEW_ROWS { &few } else { many };
-                        for cpu in &cpus {
-                            let out = bits(&product(kernel, is_mixed, cpu, rows));
-                            let what = format!("{form:?} {cols} {kernel:?} {rows} rows, mixed: {is_mixed}");
-                            assert_eq!(out, bits(&want[..rows * n]), "{what}");
-                        }
+                let alike = |is_mixed, rows: usize, want: &[f32]| {
+                    for cpu in &cpus {
+                        let out = bits(&product(kernel, is_mixed, cpu, rows));
+                        let what = format!("{form:?} {cols} {kernel:?} {rows} rows, mixed: {is_mixed}");
+                        assert_eq!(out, bits(&want[..rows * n]), "{what}");
                     }
+                };
+                for rows in [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14, m] {
+                    alike(false, rows, if rows <= FEW_ROWS { &few } else { &many });
                 }
+                // Few rows have two digits all the same.
+                [FEW_ROWS, 13, m].map(|rows| alike(true, rows, if rows <= FEW_ROWS { &few } else { &mixed }));
             }
         }
     }
