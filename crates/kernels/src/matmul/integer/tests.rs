@@ -182,7 +182,9 @@ fn all_kernels_rows_and_threads_give_the_same_bits() {
                     alike(false, rows, if rows <= FEW_ROWS { &few } else { &many });
                 }
                 // Few rows have two digits all the same.
-                [FEW_ROWS, 13, m].map(|rows| alike(true, rows, if rows <= FEW_ROWS { &few } else { &mixed }));
+                for rows in [FEW_ROWS, 13, m] {
+                    alike(true, rows, if rows <= FEW_ROWS { &few } else { &mixed });
+                }
             }
         }
     }
