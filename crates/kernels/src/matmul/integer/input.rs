@@ -176,8 +176,8 @@ pub(super) fn tiles(way: Way, cpu: &Cpu, job: &Job<'_>, work: &Work<'_>, then: i
                 // SAFETY: each tile is one task's, and its line lies in the memory.
                 let line = unsafe { lines.line(tile, stride) };
                 let (form, groups) = (way.form, job.view.groups);
-                if let Some(large) = block.large {
-                    way.kernel.run(Quantize { form, groups, target: mixed::Tile { x, line, block, large } });
+                if way.mixed {
+                    way.kernel.run(Quantize { form, groups, target: mixed::Tile { x, line, block } });
                 } else {
                     way.kernel.run(Quantize { form, groups, target: Tile { x, line, block } });
                 }

@@ -26,8 +26,6 @@ pub(super) struct Tile<'a> {
     pub(super) x: [&'a [f32]; MOST_ROWS],
     pub(super) line: &'a mut [f32],
     pub(super) block: Block,
-    /// Fours of a group with high digits.
-    pub(super) large: usize,
 }
 
 impl Target for Tile<'_> {
@@ -39,7 +37,7 @@ impl Target for Tile<'_> {
     #[inline(always)]
     fn group<D: Dots, const GROUP: usize, const PLANES: usize>(&mut self, d: D, g: usize) {
         let columns = self.columns::<D, GROUP>(d, g);
-        let steps = Steps::of::<GROUP, PLANES>(&columns, self.large);
+        let steps = Steps::of::<GROUP, PLANES>(&columns);
         let (mut low, mut high, mut sums) = ([[0u32; LANES]; MOST_FOURS], [[0u32; LANES]; MOST_FOURS], [0i32; LANES]);
         for four in 0..GROUP / 4 {
             for (byte, column) in members::<GROUP, PLANES>(four).into_iter().enumerate() {
@@ -61,7 +59,7 @@ impl Target for Tile<'_> {
             }
             for i in 0..rows {
                 let l = lane + i;
-                for (k, list) in steps.largest.iter().enumerate().take(self.large) {
+                for (k, list) in steps.largest.iter().enumerate().take(GROUP / 4 / ONE_OF) {
                     let four = (list[l] & NUMBER) as usize;
                     block[k * rows + i] = f32::from_bits(high[four][l]);
                     block[at.places + k * rows + i] = f32::from_bits((four * QUAD) as u32);
@@ -113,7 +111,8 @@ struct Steps {
 
 impl Steps {
     #[inline(always)]
-    fn of<const GROUP: usize, const PLANES: usize>(columns: &[[f32; LANES]; MOST_GROUP], large: usize) -> Steps {
+    fn of<const GROUP: usize, const PLANES: usize>(columns: &[[f32; LANES]; MOST_GROUP]) -> Steps {
+        let large = const { GROUP / 4 / ONE_OF };
         let mut largest = [[0u32; LANES]; MOST_LARGE + 1];
         for four in 0..GROUP / 4 {
             let mut size = [0u32; LANES];
