@@ -30,7 +30,7 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     type Floats: Copy;
     /// Printable name of the instruction set.
     const NAME: &'static str;
-    /// Most input rows that share an unpacked vector of weights: their sums have to stay in registers. 1, 4 or 8.
+    /// Most input rows that share an unpacked vector of weights: their sums have to stay in registers. 1 or 4.
     const MOST_ROWS: usize;
     /// Input rows, and vectors of columns, of a register tile: their sums have to stay in registers. 1, 4 or 8, and 1 or 2.
     const TILE_ROWS: usize;
@@ -127,6 +127,11 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     }
     /// Asks for the cache line at `p`, which need not be readable.
     fn prefetch(self, p: *const u8);
+    /// The same for what is used later, and must not displace what is used before.
+    #[inline(always)]
+    fn prefetch_far(self, p: *const u8) {
+        self.prefetch(p);
+    }
     /// Runs `op` as compiled for the instructions.
     fn run<Op: DotsOp>(self, op: Op);
 }

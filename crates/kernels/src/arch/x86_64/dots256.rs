@@ -362,6 +362,10 @@ macro_rules! dots {
             fn prefetch(self, p: *const u8) {
                 op!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
             }
+            #[inline(always)]
+            fn prefetch_far(self, p: *const u8) {
+                op!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+            }
             fn run<Op: DotsOp>(self, op: Op) {
                 // SAFETY: the token exists only if the processor has the features.
                 unsafe { $run(self, op) }

@@ -122,7 +122,7 @@ impl Dots for Avx512Vnni {
     type Ints = __m512i;
     type Floats = __m512;
     const NAME: &'static str = "x86_64-avx512vnni";
-    const MOST_ROWS: usize = 8;
+    const MOST_ROWS: usize = 4;
     const TILE_ROWS: usize = 8;
     const TILE_VECTORS: usize = 2;
 
@@ -268,6 +268,10 @@ impl Dots for Avx512Vnni {
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
         op!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
+    }
+    #[inline(always)]
+    fn prefetch_far(self, p: *const u8) {
+        op!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
     }
     fn run<Op: DotsOp>(self, op: Op) {
         // SAFETY: the token exists only if the processor has the features.
