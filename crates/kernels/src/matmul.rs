@@ -22,7 +22,7 @@ const BLOCK_N: usize = 16;
 /// Most input rows of a task.
 const BLOCK_M: usize = 96;
 /// Input rows of a unit, on average, up to which the fast precision reads codes as they lie, each row as if alone.
-pub(crate) const FEW_ROWS: usize = 8;
+pub(crate) const FEW_ROWS: usize = 4;
 /// Multiplications below which handing a task to another thread costs more than it saves.
 const MIN_TASK: usize = 1 << 16;
 

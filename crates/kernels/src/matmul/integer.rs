@@ -237,7 +237,7 @@ fn run(way: Way, cpu: &Cpu, jobs: &[Job<'_>], work: &Work<'_>) {
     if many {
         return input::tiles(way, cpu, &jobs[0], work, |input| {
             for job in jobs {
-                let columns = panel_columns(threads, job.n, size, work.units);
+                let columns = panel_columns(threads, job.n, size, work);
                 job.run(cpu, work, columns, &|tile| {
                     panels::multiply(way.kernel, Task { job, input, form: way.form, tile })
                 });
@@ -271,13 +271,15 @@ fn columns(threads: usize, n: usize, size: usize, units: usize) -> usize {
     n.div_ceil(across)
 }
 
-/// Columns of a task of panels: at most a strip, and many tasks, because the threads wait for the last one.
-fn panel_columns(threads: usize, n: usize, size: usize, units: usize) -> usize {
+/// Columns of a task of panels. For many rows there are many tasks, because the threads wait for the last one, of a strip at most,
+/// which stays in the cache. For fewer, panels are asked for while those before are multiplied, but for a task's first one.
+fn panel_columns(threads: usize, n: usize, size: usize, work: &Work<'_>) -> usize {
     if size < MIN_TASK {
         return n;
     }
-    let even = n * units / (2 * TASKS * threads);
-    even.next_multiple_of(panels::WIDTH).clamp(panels::WIDTH, panels::STRIP)
+    let (tasks, most) =
+        if work.rows.div_ceil(work.units) < panels::MANY_ROWS { (2, n) } else { (2 * TASKS, panels::STRIP) };
+    (n * work.units / (tasks * threads)).min(most).next_multiple_of(panels::WIDTH).max(panels::WIDTH)
 }
 
 /// What a task computes.

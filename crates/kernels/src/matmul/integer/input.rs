@@ -126,11 +126,11 @@ unsafe impl Sync for Lines {}
 
 impl Lines {
     /// # Safety
-    /// The line lies in the memory, and is this task's alone.
+    /// The part lies in the memory, and is this task's alone.
     #[allow(clippy::mut_from_ref, reason = "as the safety section says")]
-    unsafe fn line(&self, i: usize, len: usize) -> &mut [f32] {
+    unsafe fn part(&self, start: usize, len: usize) -> &mut [f32] {
         // SAFETY: passed on.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(i * len), len) }
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
     }
 }
 
@@ -145,7 +145,7 @@ pub(super) fn rows(way: Way, cpu: &Cpu, job: &Job<'_>, then: impl FnOnce(Rows<'_
         cpu.pool.chunks(rows, 1, MIN_TASK.div_ceil(cols.max(1)), |range| {
             for row in range {
                 // SAFETY: each row is one task's, and its line lies in the memory.
-                let line = unsafe { lines.line(row, layout.stride) };
+                let line = unsafe { lines.part(row * layout.stride, layout.stride) };
                 let target = Line { x: &job.x[row * cols..][..cols], line, layout };
                 way.kernel.run(Quantize { form, groups: job.view.groups, target });
             }
@@ -158,24 +158,30 @@ pub(super) fn rows(way: Way, cpu: &Cpu, job: &Job<'_>, then: impl FnOnce(Rows<'_
 pub(super) fn tiles(way: Way, cpu: &Cpu, job: &Job<'_>, work: &Work<'_>, then: impl FnOnce(Tiles<'_>)) {
     let (cols, tile_rows) = (job.view.cols, way.kernel.tile_rows());
     let block = Block::new(way.form.group, tile_rows, way.mixed);
-    let stride = job.view.groups * block.len;
+    let (groups, group) = (job.view.groups, way.form.group);
+    let stride = groups * block.len;
     let count = work.rows / tile_rows + work.units;
+    // Few tiles are shared out in pieces, of whole steps of the targets.
+    let least = (MIN_TASK / (group * tile_rows)).max(1);
+    let piece = groups.div_ceil((cpu.pool.threads() / count).max(1)).max(least).next_multiple_of(LANES);
+    let pieces = groups.div_ceil(piece).max(1);
     scratch::shared_floats(count * stride, |memory| {
         let lines = Lines(memory.as_mut_ptr());
-        cpu.pool.chunks(count, 1, MIN_TASK.div_ceil((cols * tile_rows).max(1)), |range| {
+        cpu.pool.chunks(count * pieces, 1, MIN_TASK.div_ceil(piece * group * tile_rows), |range| {
             let mut next = 0;
-            for tile in range {
+            for i in range {
+                let (tile, part) = (i / pieces, i % pieces * piece..groups.min((i % pieces + 1) * piece));
                 // The last unit that begins here or before; most often that of the tile before.
                 next += (next..work.units).take_while(|&i| first_tile((work.unit)(i), tile_rows) <= tile).count();
                 let unit = (work.unit)(next - 1);
                 let at = (tile - first_tile(unit, tile_rows)) * tile_rows;
                 let mut x = [const { &[] as &[f32] }; MOST_ROWS];
                 for (i, x) in (at..unit.len).take(tile_rows).zip(&mut x) {
-                    *x = &job.x[job.positions(unit, i).0 * cols..][..cols];
+                    *x = &job.x[job.positions(unit, i).0 * cols..][part.start * group..part.end * group];
                 }
-                // SAFETY: each tile is one task's, and its line lies in the memory.
-                let line = unsafe { lines.line(tile, stride) };
-                let (form, groups) = (way.form, job.view.groups);
+                let (form, groups) = (way.form, part.len());
+                // SAFETY: each part of a tile is one task's, and lies in the memory.
+                let line = unsafe { lines.part(tile * stride + part.start * block.len, groups * block.len) };
                 if way.mixed {
                     way.kernel.run(Quantize { form, groups, target: mixed::Tile { x, line, block } });
                 } else {

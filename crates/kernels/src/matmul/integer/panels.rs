@@ -23,7 +23,7 @@ const PANELS: usize = 4;
 /// Columns of the widest strip.
 pub(super) const STRIP: usize = PANELS * WIDTH;
 /// Input rows from which on a strip has so many; fewer are limited by reading weights, which then stay in the nearest cache.
-const MANY_ROWS: usize = 64;
+pub(super) const MANY_ROWS: usize = 64;
 /// Most codes of a weight row in a panel: a strip stays in the second cache, which delivers codes as fast as they are used.
 const DEPTH: usize = 2048;
 /// Bytes of a panel that four codes of each lane take.
@@ -41,7 +41,9 @@ pub(super) fn multiply(kernel: Kernel, task: Task<'_, Tiles<'_>>) {
             let Visit(kernel, task) = self;
             let (rows, all) = (task.tile.unit.len, task.job.view.groups);
             let panels = if rows < MANY_ROWS { 1 } else { PANELS };
-            let depth = all.min(DEPTH / GROUP).max(1);
+            // Parts of about equal size, each in whole vectors of codes.
+            let parts = all.div_ceil(DEPTH / GROUP).max(1);
+            let depth = all.div_ceil(parts).next_multiple_of((C::CODES / GROUP).max(1)).max(1);
             // Of each panel the codes of a part, then of each group the lanes' scales and biases, then of each row the sums.
             let codes = (depth * GROUP).next_multiple_of(C::CODES) * WIDTH / 4;
             let scales = all.next_multiple_of(LANES) * 2 * WIDTH;
@@ -81,6 +83,41 @@ impl Part<'_> {
     /// Floats of a panel's scales and biases.
     fn scales(&self) -> usize {
         self.task.job.view.groups.next_multiple_of(LANES) * 2 * WIDTH
+    }
+
+    /// Asks for what is taken apart after this part of a panel, so that it arrives while this is multiplied: at the group `g` as much
+    /// of it as the group is of this one.
+    #[inline(always)]
+    fn ask<D: Dots>(&self, d: D, panel: usize, g: usize) {
+        let Part { task, panels, cols, groups } = *self;
+        let view = &task.job.view;
+        let count = groups.1 - groups.0;
+        // The lines that begin in the group's share of so many bytes.
+        let lines = |from: usize, bytes: usize| {
+            let share = |g: usize| from + g * bytes / count;
+            (share(g).next_multiple_of(64)..share(g + 1)).step_by(64)
+        };
+        let mut row = task.tile.unit.matrix * task.job.n + cols.0 + panel * WIDTH;
+        let (mut first, mut next) = (groups.1, view.groups - groups.1);
+        if self.is_last() {
+            row += panels * WIDTH;
+            (first, next) = (0, view.groups);
+            let size = view.groups * view.scale_type().size();
+            let (scales, biases) = view.scale_starts();
+            for line in lines(row * size, WIDTH * size) {
+                d.prefetch_far(scales.wrapping_add(line));
+                d.prefetch_far(biases.wrapping_add(line));
+            }
+        }
+        let group = view.row_bytes / view.groups;
+        // Rows may begin within a line, so one more.
+        for line in lines(first * group, next.min(count) * group + 64) {
+            let mut codes = view.codes_start().wrapping_add(row * view.row_bytes + line);
+            for _ in 0..WIDTH {
+                d.prefetch_far(codes);
+                codes = codes.wrapping_add(view.row_bytes);
+            }
+        }
     }
 
     /// Whether these are the first groups.
@@ -136,31 +173,26 @@ impl<C: Codes, const GROUP: usize> Unpack<'_, C, GROUP> {
         let Part { task, panels, groups, .. } = self.part;
         let view = &task.job.view;
         let from = groups.0 * GROUP / 8 * C::BITS as usize;
-        // Where the codes lie that come after these.
-        let next = if self.part.is_last() {
-            (panels * WIDTH * view.row_bytes).wrapping_sub(from)
-        } else {
-            DEPTH / 8 * C::BITS as usize
-        };
         let (panel, lane) = (lanes * LANES / WIDTH, lanes * LANES % WIDTH);
         let size = self.codes.len() / panels;
         let codes: *mut u8 = self.codes[panel * size..][..size].as_mut_ptr().cast();
-        let mut p = rows.map(|row| view.row(row).wrapping_add(from));
+        let from = rows.map(|row| view.row(row).wrapping_add(from));
         for vector in 0..((groups.1 - groups.0) * GROUP).div_ceil(C::CODES) {
             let mut raw = [d.no_bytes(); LANES];
             // The last row is the nearest to the end of the matrix.
-            let there = view.code_end() as usize - p[LANES - 1] as usize;
+            // Hidden, so that the compiler does not keep a pointer and a length for each lane, which registers are too few for.
+            let at = std::hint::black_box(vector * C::CODE_BYTES);
+            let there = view.code_end() as usize - from[LANES - 1] as usize - at;
             for lane in 0..LANES {
-                d.prefetch(p[lane].wrapping_add(next));
+                let p = from[lane].wrapping_add(at);
                 // SAFETY: the vector begins in the row and is read up to the matrix's end at most.
                 raw[lane] = unsafe {
                     if there >= BYTES {
-                        C::load(d, p[lane], BYTES)
+                        C::load(d, p, BYTES)
                     } else {
-                        C::load(d, p[lane], view.code_end() as usize - p[lane] as usize)
+                        C::load(d, p, view.code_end() as usize - p as usize)
                     }
                 };
-                p[lane] = p[lane].wrapping_add(C::CODE_BYTES);
             }
             // Now vector `i` has the bytes `4 i .. 4 i + 4` of each row.
             let raw = d.transpose(raw);
@@ -282,6 +314,9 @@ impl Multiply<'_> {
         let mut codes = self.codes[panel * size..][..size].as_ptr().cast::<u8>().wrapping_add(4 * lane);
         let scales = &self.scales[panel * self.part.scales()..][groups.0 * 2 * WIDTH..groups.1 * 2 * WIDTH];
         for (g, scales) in scales.as_chunks::<{ 2 * WIDTH }>().0.iter().enumerate() {
+            if at == 0 && lane == 0 {
+                self.part.ask(d, panel, g);
+            }
             if self.part.is_last() {
                 // A store waits for its line, so the lines of the result are asked for, a few with each group.
                 for i in (g..count).step_by(groups.1 - groups.0) {

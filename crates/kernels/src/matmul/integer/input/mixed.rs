@@ -9,9 +9,8 @@ use super::{Block, MOST, MOST_ROWS, TINY, Target};
 use crate::dots::{BYTES, Dots, LANES};
 use crate::matmul::integer::panels::QUAD;
 
-/// Numbers and fours of the largest group.
-const MOST_GROUP: usize = 128;
-const MOST_FOURS: usize = MOST_GROUP / 4;
+/// Fours of the largest group.
+const MOST_FOURS: usize = 128 / 4;
 /// Of how many fours one has high digits.
 pub(super) const ONE_OF: usize = 4;
 const MOST_LARGE: usize = MOST_FOURS / ONE_OF;
@@ -36,32 +35,36 @@ impl Target for Tile<'_> {
 
     #[inline(always)]
     fn group<D: Dots, const GROUP: usize, const PLANES: usize>(&mut self, d: D, g: usize) {
-        let columns = self.columns::<D, GROUP>(d, g);
+        let mut columns = [[0.0; LANES]; GROUP];
+        self.columns(d, g, &mut columns);
         let steps = Steps::of::<GROUP, PLANES>(&columns);
-        let (mut low, mut high, mut sums) = ([[0u32; LANES]; MOST_FOURS], [[0u32; LANES]; MOST_FOURS], [0i32; LANES]);
+        let (at, rows, mut sums) = (self.block, D::TILE_ROWS, [0i32; LANES]);
+        let line = &mut self.line[g * at.len..];
         for four in 0..GROUP / 4 {
+            let (mut low, mut high) = ([0u32; LANES], [0u32; LANES]);
             for (byte, column) in members::<GROUP, PLANES>(four).into_iter().enumerate() {
                 for l in 0..LANES {
                     // Adding 1.5 * 2^23 rounds to nearest and leaves the integer in the low bits.
                     let int = (columns[column][l] * steps.inverse[l] + 12_582_912.0).to_bits() & 0xffff;
                     sums[l] += i32::from(int as i16);
-                    low[four][l] |= (int & 0xff) << (8 * byte);
-                    high[four][l] |= ((int + 128) >> 8 & 0xff) << (8 * byte);
+                    low[l] |= (int & 0xff) << (8 * byte);
+                    high[l] |= ((int + 128) >> 8 & 0xff) << (8 * byte);
                 }
             }
-        }
-        let (at, rows) = (self.block, D::TILE_ROWS);
-        for (block, lane) in self.line.chunks_exact_mut(at.len).skip(g).zip((0..LANES).step_by(rows)) {
-            for (four, low) in low.iter().enumerate().take(GROUP / 4) {
-                for (out, digits) in block[at.low + four * rows..][..rows].iter_mut().zip(&low[lane..]) {
+            for (block, low) in line.chunks_exact_mut(at.len).zip(low.chunks_exact(rows)) {
+                for (out, digits) in block[at.low + four * rows..][..rows].iter_mut().zip(low) {
                     *out = f32::from_bits(*digits);
                 }
             }
+            // In the place of the first of its numbers, which are all done with.
+            columns[members::<GROUP, PLANES>(four)[0]] = high.map(f32::from_bits);
+        }
+        for (block, lane) in line.chunks_exact_mut(at.len).zip((0..LANES).step_by(rows)) {
             for i in 0..rows {
                 let l = lane + i;
                 for (k, list) in steps.largest.iter().enumerate().take(GROUP / 4 / ONE_OF) {
                     let four = (list[l] & NUMBER) as usize;
-                    block[k * rows + i] = f32::from_bits(high[four][l]);
+                    block[k * rows + i] = columns[members::<GROUP, PLANES>(four)[0]][l];
                     block[at.places + k * rows + i] = f32::from_bits((four * QUAD) as u32);
                 }
                 (block[at.scales + i], block[at.sums + i]) = (steps.scale[l], steps.scale[l] * sums[l] as f32);
@@ -71,11 +74,10 @@ impl Target for Tile<'_> {
 }
 
 impl Tile<'_> {
-    /// The numbers of some groups from `g` on, each in the lanes of their rows.
+    /// The numbers of some groups from `g` on, each in the lanes of their rows; zeros of those that are not there.
     #[inline(always)]
-    fn columns<D: Dots, const GROUP: usize>(&self, d: D, g: usize) -> [[f32; LANES]; MOST_GROUP] {
-        let mut columns = [[0.0; LANES]; MOST_GROUP];
-        for first in (0..GROUP).step_by(LANES) {
+    fn columns<D: Dots, const GROUP: usize>(&self, d: D, g: usize, columns: &mut [[f32; LANES]; GROUP]) {
+        for (first, columns) in (0..GROUP).step_by(LANES).zip(columns.as_chunks_mut::<LANES>().0) {
             let mut rows = [d.no_bytes(); LANES];
             for (lane, row) in rows.iter_mut().enumerate() {
                 let at = (g + lane / D::TILE_ROWS) * GROUP + first;
@@ -84,12 +86,11 @@ impl Tile<'_> {
                     *row = unsafe { d.load(x.as_ptr().cast(), BYTES) };
                 }
             }
-            for (column, lanes) in columns[first..].iter_mut().zip(d.transpose(rows)) {
+            for (column, lanes) in columns.iter_mut().zip(d.transpose(rows)) {
                 // SAFETY: as above.
                 unsafe { d.store(column.as_mut_ptr().cast(), lanes) };
             }
         }
-        columns
     }
 }
 
@@ -111,7 +112,7 @@ struct Steps {
 
 impl Steps {
     #[inline(always)]
-    fn of<const GROUP: usize, const PLANES: usize>(columns: &[[f32; LANES]; MOST_GROUP]) -> Steps {
+    fn of<const GROUP: usize, const PLANES: usize>(columns: &[[f32; LANES]; GROUP]) -> Steps {
         let large = const { GROUP / 4 / ONE_OF };
         let mut largest = [[0u32; LANES]; MOST_LARGE + 1];
         for four in 0..GROUP / 4 {
