@@ -12,7 +12,6 @@ mod kernel;
 mod products;
 mod tiled;
 
-use std::cell::Cell;
 use std::ops::Range;
 
 use crate::split::Shared;
@@ -131,12 +130,12 @@ impl Tiles<'_> {
         let (problem, n) = (&self.problem, rows.len());
         let part_size = problem.part_size(n);
         scratch::floats(problem.work_size(n) + 2 * part_size, |memory| {
-            let (parts, memory) = memory.split_at_mut(2 * part_size);
+            let (work, parts) = memory.split_at_mut(problem.work_size(n));
             let (total, part) = parts.split_at_mut(part_size);
-            let mut work = Work::new(problem, head, rows.clone(), memory);
-            let mut total = Part::new(total, n);
+            let mut work = Work::new(problem, head, rows.clone(), work);
+            let mut total = Part::new(total, n, problem.value_line);
             total.clear();
-            let mut part = Part::new(part, n);
+            let mut part = Part::new(part, n, problem.value_line);
             for span in spans(problem.seen(rows.clone())) {
                 let (work, part) = (&mut work, &mut part);
                 problem.isa.run(SpanOp { problem, head, rows: rows.clone(), span, work, part: &mut *part });
@@ -148,52 +147,48 @@ impl Tiles<'_> {
 
     /// Computes all tiles, each span of each a task of its own.
     fn run_split(&self, cpu: &Cpu) {
-        thread_local! {
-            static MEMORY: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-        }
         let (problem, tiles, all) = (&self.problem, self.count(), self.spans());
         let part_size = problem.part_size(TILE.min(self.rows()));
         let wave = (PARTS / (tiles * part_size)).clamp(1, all.len());
-        let mut memory = MEMORY.take();
-        memory.resize(memory.len().max((wave + 1) * tiles * part_size), 0.0);
-        let shared = Shared::new(&mut memory);
-        // SAFETY: at every use, a slot of memory has one user at a time: in the first loop below the task that fills it,
-        // in the second the task of its tile. The total of a tile is slot `wave`.
-        let slot = |tile: usize, span: usize, rows: usize| unsafe {
-            let at = (tile * (wave + 1) + span) * part_size;
-            Part::new(shared.range(at, at + problem.part_size(rows)), rows)
-        };
-        for first in all.clone().step_by(wave) {
-            let count = wave.min(all.end - first);
-            // Lines of all heads follow each other, and a processor that guesses fetches those of the others as well: one
-            // thread had better use them all.
-            let heads = if count >= 4 * cpu.pool.threads() { tiles } else { 1 };
-            cpu.pool.run(tiles * count / heads, &|task| {
-                for i in task * heads..(task + 1) * heads {
-                    let (tile, span) = (i % tiles, i / tiles);
+        scratch::shared_floats((wave + 1) * tiles * part_size, |memory| {
+            let shared = Shared::new(memory);
+            // SAFETY: at every use, a slot of memory has one user at a time: in the first loop below the task that fills it,
+            // in the second the task of its tile. The total of a tile is slot `wave`.
+            let slot = |tile: usize, span: usize, rows: usize| unsafe {
+                let at = (tile * (wave + 1) + span) * part_size;
+                Part::new(shared.range(at, at + part_size), rows, problem.value_line)
+            };
+            for first in all.clone().step_by(wave) {
+                let count = wave.min(all.end - first);
+                // Lines of all heads follow each other, and a processor that guesses fetches those of the others as well: one
+                // thread had better use them all.
+                let heads = if count >= 4 * cpu.pool.threads() { tiles } else { 1 };
+                cpu.pool.run(tiles * count / heads, &|task| {
+                    for i in task * heads..(task + 1) * heads {
+                        let (tile, span) = (i % tiles, i / tiles);
+                        let (head, rows) = self.tile(tile);
+                        scratch::floats(problem.work_size(rows.len()), |memory| {
+                            let work = &mut Work::new(problem, head, rows.clone(), memory);
+                            let part = &mut slot(tile, span, rows.len());
+                            problem.isa.run(SpanOp { problem, head, rows, span: first + span, work, part });
+                        });
+                    }
+                });
+                cpu.pool.run(tiles, &|tile| {
                     let (head, rows) = self.tile(tile);
-                    scratch::floats(problem.work_size(rows.len()), |memory| {
-                        let work = &mut Work::new(problem, head, rows.clone(), memory);
-                        let part = &mut slot(tile, span, rows.len());
-                        problem.isa.run(SpanOp { problem, head, rows, span: first + span, work, part });
-                    });
-                }
-            });
-            cpu.pool.run(tiles, &|tile| {
-                let (head, rows) = self.tile(tile);
-                let mut total = slot(tile, wave, rows.len());
-                if first == all.start {
-                    total.clear();
-                }
-                for span in 0..count {
-                    problem.isa.run(MergeOp { total: &mut total, part: &slot(tile, span, rows.len()) });
-                }
-                if first + count == all.end {
-                    self.finish(head, rows, &total);
-                }
-            });
-        }
-        MEMORY.set(memory);
+                    let mut total = slot(tile, wave, rows.len());
+                    if first == all.start {
+                        total.clear();
+                    }
+                    for span in 0..count {
+                        problem.isa.run(MergeOp { total: &mut total, part: &slot(tile, span, rows.len()) });
+                    }
+                    if first + count == all.end {
+                        self.finish(head, rows, &total);
+                    }
+                });
+            }
+        });
     }
 
     /// Writes the results of a tile.

@@ -46,7 +46,7 @@ impl Buffer {
 
     /// The words, if nobody else holds them.
     fn unique(&mut self) -> Option<&mut [u32]> {
-        Arc::get_mut(self.0.as_mut()?).map(|block| block.0.as_mut_slice())
+        Arc::get_mut(self.0.as_mut()?).map(Block::words_mut)
     }
 }
 
@@ -129,7 +129,7 @@ impl Tensor {
     pub fn bytes(&self) -> &[u8] {
         match &self.data {
             Data::Owned { buffer, start } => {
-                &cast_slice::<u32, u8>(&buffer.block().0)[*start..*start + self.spec.bytes()]
+                &cast_slice::<u32, u8>(buffer.block().words())[*start..*start + self.spec.bytes()]
             }
             Data::Lying(bytes) => bytes,
         }

@@ -90,9 +90,9 @@ impl<'a> Problem<'a> {
         row / self.group * self.args.heads + head * self.group + row % self.group
     }
 
-    /// Floats of a [`Part`] of `rows`.
+    /// Floats of a [`Part`] of `rows`, in whole cache lines.
     pub(super) fn part_size(&self, rows: usize) -> usize {
-        rows * (self.value_line + 2)
+        (rows * (self.value_line + 2)).next_multiple_of(16)
     }
 
     /// Floats of a [`Work`] for `rows`.
@@ -112,10 +112,11 @@ pub(super) struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    pub(super) fn new(memory: &'a mut [f32], rows: usize) -> Self {
-        let (max, rest) = memory.split_at_mut(rows);
-        let (weight, sums) = rest.split_at_mut(rows);
-        Self { sums, max, weight }
+    /// Takes [`Problem::part_size`] floats.
+    pub(super) fn new(memory: &'a mut [f32], rows: usize, value_line: usize) -> Self {
+        let (sums, rest) = memory.split_at_mut(rows * value_line);
+        let (max, rest) = rest.split_at_mut(rows);
+        Self { sums, max, weight: &mut rest[..rows] }
     }
 
     pub(super) fn clear(&mut self) {
