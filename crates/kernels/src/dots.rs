@@ -15,6 +15,11 @@ pub(crate) const BYTES: usize = 64;
 /// Sums that are added across lanes together.
 pub(crate) const SUMS: usize = 4;
 
+/// Most planes of a vector of codes.
+pub(crate) const MOST_PLANES: usize = 4;
+/// A vector of codes taken apart, or the digits that it meets: 64 bytes a plane.
+pub(crate) type Planes<D> = [<D as Dots>::Bytes; MOST_PLANES];
+
 /// Instructions for integer dot products.
 ///
 /// An implementor is a token: it exists only if the processor has the instructions, so its methods may use them.
@@ -32,6 +37,9 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     const NAME: &'static str;
     /// Most input rows that share an unpacked vector of weights: their sums have to stay in registers. 1 or 4.
     const MOST_ROWS: usize;
+    /// Most input rows whose digits of a vector stay in registers while the weight rows meet them one after the other, if that is
+    /// faster than all weight rows at once. Of more input rows, each meets all weight rows.
+    const HELD_ROWS: usize = 0;
     /// Input rows, and vectors of columns, of a register tile: their sums have to stay in registers. 1, 4 or 8, and 1 or 2.
     const TILE_ROWS: usize;
     /// See [`Dots::TILE_ROWS`].
@@ -88,6 +96,17 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     fn dot<const WIDE: bool>(self, sums: Self::Ints, codes: Self::Bytes, digits: Self::Bytes) -> Self::Ints;
     /// `256 * a`.
     fn times_256(self, a: Self::Ints) -> Self::Ints;
+    /// Of each of some vectors of codes, taken apart into so many planes, the products with the planes' high digits, 256 times as
+    /// much, and with their low ones.
+    #[inline(always)]
+    fn two_digits<const WIDE: bool, const R: usize>(
+        self,
+        codes: &[Planes<Self>; R],
+        digits: &[Planes<Self>; 2],
+        planes: usize,
+    ) -> [Self::Ints; R] {
+        two_digits::<Self, WIDE, R>(self, codes, digits, planes)
+    }
     /// Zeros.
     fn no_floats(self) -> Self::Floats;
     /// Reads sixteen floats.
@@ -118,7 +137,7 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     /// Integers as floats, rounded to nearest.
     fn convert(self, a: Self::Ints) -> Self::Floats;
     /// Lane `l` is lane `first + l * GROUPS / 16`, for up to 8 `GROUPS`, of which `first` is a multiple.
-    fn spread<const GROUPS: usize>(self, v: Self::Floats, first: usize) -> Self::Floats;
+    fn spread<const GROUPS: usize>(self, v: &Self::Floats, first: usize) -> Self::Floats;
     /// The sum of each one's lanes: first those 8 apart, then those 4, 2 and 1.
     fn sums(self, v: [Self::Floats; SUMS]) -> [f32; SUMS];
     /// How far ahead of those in use the next bytes of a stream are asked for.
@@ -134,6 +153,32 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     }
     /// Runs `op` as compiled for the instructions.
     fn run<Op: DotsOp>(self, op: Op);
+}
+
+/// [`Dots::two_digits`] by [`Dots::dot`].
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "indices of register tiles are compile-time constants after unrolling")]
+pub(crate) fn two_digits<D: Dots, const WIDE: bool, const R: usize>(
+    d: D,
+    codes: &[Planes<D>; R],
+    [high, low]: &[Planes<D>; 2],
+    planes: usize,
+) -> [D::Ints; R] {
+    let mut ints = [d.no_ints(); R];
+    for plane in 0..planes {
+        for r in 0..R {
+            ints[r] = d.dot::<WIDE>(ints[r], codes[r][plane], high[plane]);
+        }
+    }
+    for r in 0..R {
+        ints[r] = d.times_256(ints[r]);
+    }
+    for plane in 0..planes {
+        for r in 0..R {
+            ints[r] = d.dot::<WIDE>(ints[r], codes[r][plane], low[plane]);
+        }
+    }
+    ints
 }
 
 /// A computation written once for every implementation of [`Dots`].
@@ -277,7 +322,7 @@ impl Dots for Stand {
         a.map(|a| a as f32)
     }
     #[inline(never)]
-    fn spread<const GROUPS: usize>(self, v: [f32; LANES], first: usize) -> [f32; LANES] {
+    fn spread<const GROUPS: usize>(self, v: &[f32; LANES], first: usize) -> [f32; LANES] {
         std::array::from_fn(|l| v[first + l * GROUPS / LANES])
     }
     #[inline(never)]

@@ -399,7 +399,7 @@ macro_rules! dots {
                 four!(i => vcvtq_f32_s32(a[i]))
             }
             #[inline(always)]
-            fn spread<const GROUPS: usize>(self, v: Floats, first: usize) -> Floats {
+            fn spread<const GROUPS: usize>(self, v: &Floats, first: usize) -> Floats {
                 // Eight groups are two registers', half of the lanes each.
                 let bytes = &const { spread_bytes(GROUPS) }[first % 4];
                 let from = first / 4;

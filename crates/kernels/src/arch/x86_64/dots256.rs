@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use crate::arch::x86_64::Avx2;
 use crate::codec::ScaleType;
-use crate::dots::{Dots, DotsOp};
+use crate::dots::{Dots, DotsOp, MOST_PLANES, Planes, two_digits as by_dots};
 use crate::simd::Simd;
 use crate::weights::Float;
 
@@ -209,7 +209,7 @@ const fn spread_lanes(groups: usize) -> [[[i32; 8]; 2]; 8] {
 
 /// See [`Dots::spread`]. The groups lie in one register, because they begin at a multiple of their number.
 #[inline(always)]
-fn spread<const GROUPS: usize>(v: [__m256; 2], first: usize) -> [__m256; 2] {
+fn spread<const GROUPS: usize>(v: &[__m256; 2], first: usize) -> [__m256; 2] {
     let [low, high] = &const { spread_lanes(GROUPS) }[first % 8];
     op!({
         let (low, high) = (_mm256_loadu_si256(low.as_ptr().cast()), _mm256_loadu_si256(high.as_ptr().cast()));
@@ -236,13 +236,14 @@ fn half_sums(a: __m256) -> [f32; 2] {
 
 /// What both tokens share: everything but the multiplication.
 macro_rules! dots {
-    ($token:ty, $name:literal, $run:ident, $dot:ident) => {
+    ($token:ty, $name:literal, $run:ident, $dot:ident, $two_digits:ident) => {
         impl Dots for $token {
             type Bytes = Pair;
             type Ints = Pair;
             type Floats = [__m256; 2];
             const NAME: &'static str = $name;
             const MOST_ROWS: usize = 4;
+            const HELD_ROWS: usize = 1;
             const TILE_ROWS: usize = 4;
             const TILE_VECTORS: usize = 1;
 
@@ -293,6 +294,15 @@ macro_rules! dots {
                 })
             }
             #[inline(always)]
+            fn two_digits<const WIDE: bool, const R: usize>(
+                self,
+                codes: &[Planes<Self>; R],
+                digits: &[Planes<Self>; 2],
+                planes: usize,
+            ) -> [Pair; R] {
+                $two_digits::<Self, WIDE, R>(self, codes, digits, planes)
+            }
+            #[inline(always)]
             fn times_256(self, a: Pair) -> Pair {
                 op!([_mm256_slli_epi32::<8>(a[0]), _mm256_slli_epi32::<8>(a[1])])
             }
@@ -340,7 +350,7 @@ macro_rules! dots {
                 op!([_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])])
             }
             #[inline(always)]
-            fn spread<const GROUPS: usize>(self, v: [__m256; 2], first: usize) -> [__m256; 2] {
+            fn spread<const GROUPS: usize>(self, v: &[__m256; 2], first: usize) -> [__m256; 2] {
                 spread::<GROUPS>(v, first)
             }
             #[inline(always)]
@@ -395,6 +405,41 @@ unsafe fn dot<const WIDE: bool>(sums: __m256i, codes: __m256i, a: __m256i) -> __
     })
 }
 
+/// [`Dots::two_digits`]: pairs of products of codes below 64 add up in 16 bits (of one plane 63, of two 24, of four 3 are the largest
+/// codes: at most 16,128), and the widening multiplies those of the high digits with 256.
+#[inline(always)]
+fn two_digits<D: Dots<Bytes = Pair, Ints = Pair>, const WIDE: bool, const R: usize>(
+    d: D,
+    codes: &[Planes<D>; R],
+    digits: &[Planes<D>; 2],
+    planes: usize,
+) -> [Pair; R] {
+    if WIDE {
+        return by_dots::<D, WIDE, R>(d, codes, digits, planes);
+    }
+    let mut ints = [d.no_ints(); R];
+    for (ints, codes) in ints.iter_mut().zip(codes) {
+        for (half, ints) in ints.iter_mut().enumerate() {
+            let (high, low) = (words(codes, &digits[0], planes, half), words(codes, &digits[1], planes, half));
+            *ints = op!(_mm256_add_epi32(
+                _mm256_madd_epi16(high, _mm256_set1_epi16(256)),
+                _mm256_madd_epi16(low, _mm256_set1_epi16(1))
+            ));
+        }
+    }
+    ints
+}
+
+/// The products of codes and digits in a half of the planes, two in each 16 bits.
+#[inline(always)]
+fn words(codes: &[Pair; MOST_PLANES], digits: &[Pair; MOST_PLANES], planes: usize, half: usize) -> __m256i {
+    let mut sum = op!(_mm256_maddubs_epi16(codes[0][half], digits[0][half]));
+    for plane in 1..planes {
+        sum = op!(_mm256_add_epi16(sum, _mm256_maddubs_epi16(codes[plane][half], digits[plane][half])));
+    }
+    sum
+}
+
 impl AvxVnni {
     #[inline(always)]
     fn avx2(self) -> Avx2 {
@@ -409,5 +454,5 @@ impl Avx2 {
     }
 }
 
-dots!(AvxVnni, "x86_64-avxvnni", run_vnni, dot_vnni);
-dots!(Avx2, "x86_64-avx2", run, dot);
+dots!(AvxVnni, "x86_64-avxvnni", run_vnni, dot_vnni, by_dots);
+dots!(Avx2, "x86_64-avx2", run, dot, two_digits);

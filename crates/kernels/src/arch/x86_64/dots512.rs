@@ -123,6 +123,8 @@ impl Dots for Avx512Vnni {
     type Floats = __m512;
     const NAME: &'static str = "x86_64-avx512vnni";
     const MOST_ROWS: usize = 4;
+    /// Zen 4 takes 6 % less for a row that way.
+    const HELD_ROWS: usize = 2;
     const TILE_ROWS: usize = 8;
     const TILE_VECTORS: usize = 2;
 
@@ -241,9 +243,9 @@ impl Dots for Avx512Vnni {
         op!(_mm512_cvtepi32_ps(a))
     }
     #[inline(always)]
-    fn spread<const GROUPS: usize>(self, v: __m512, first: usize) -> __m512 {
+    fn spread<const GROUPS: usize>(self, v: &__m512, first: usize) -> __m512 {
         let lanes = &const { spread_lanes(GROUPS) }[first % 16];
-        op!(_mm512_permutexvar_ps(_mm512_loadu_si512(lanes.as_ptr().cast()), v))
+        op!(_mm512_permutexvar_ps(_mm512_loadu_si512(lanes.as_ptr().cast()), *v))
     }
     #[inline(always)]
     fn sums(self, [a, b, c, d]: [__m512; 4]) -> [f32; 4] {

@@ -14,7 +14,7 @@ use super::codes::{Codes, CodesOp, Scales};
 use super::input::{Row, Rows};
 use super::{Kernel, Task};
 use crate::codec::View;
-use crate::dots::{BYTES, Dots, DotsOp, LANES, SUMS};
+use crate::dots::{BYTES, Dots, DotsOp, LANES, MOST_PLANES, Planes, SUMS};
 
 /// Most parts of a task that are read in turns, a row of each: with one, a core has too few cache lines on their way (75 % of
 /// what it can read, 97 % with four, on Sapphire Rapids).
@@ -23,13 +23,8 @@ const STREAMS: usize = 4;
 const TILE: usize = 8;
 /// The same as [`Dots::ahead`] for scales.
 const SCALES_AHEAD: usize = 256;
-/// Most input rows whose digits of a vector are held in registers, for each weight row to be done with before the next: a Zen 4
-/// core is a tenth faster with one after the other. Of more input rows, each is done with before the next.
-const HELD: usize = 2;
 /// Weight rows that meet one batch of input rows before the next batch: they stay in the nearest cache.
 const COLUMNS: usize = 8;
-/// Most planes of a vector.
-const MOST_PLANES: usize = 4;
 
 /// Computes a tile.
 pub(super) fn multiply(kernel: Kernel, task: Task<'_, Rows<'_>>) {
@@ -149,7 +144,7 @@ impl<C: Codes, const GROUP: usize> Multiply<'_, C, GROUP> {
             }
         }
         let (groups, scale) = (job.view.groups, job.view.scale_type().size());
-        // What a row's last vector lacks of the codes' end, filled up; made once, because only a tile's last rows need it.
+        // Where vectors that go on behind the codes' end are filled up.
         let mut rest = [[0; BYTES]; R];
         for step in 0..stream {
             let mut sums = [[d.no_floats(); M]; R];
@@ -176,7 +171,8 @@ impl<C: Codes, const GROUP: usize> Multiply<'_, C, GROUP> {
         }
     }
 
-    /// Adds the products of sixteen groups of some weight rows, or as many as are left, from `first` on.
+    /// Adds the products of sixteen groups of some weight rows, or as many as are left, from `first` on. `rest` is memory for a vector
+    /// of each.
     ///
     /// # Safety
     /// `lines` are rows of the matrix from this group on, `first` a multiple of 16 below its groups; the input rows have the
@@ -218,36 +214,36 @@ impl<C: Codes, const GROUP: usize> Multiply<'_, C, GROUP> {
         let mut vector = 0;
         loop {
             while vector < until {
-                let spread = vector * C::CODES / GROUP;
-                let mut raw = [d.no_bytes(); R];
-                let mut held = [Digits::none(d); M];
-                if M <= HELD {
+                let (first, hold) = (vector * C::CODES / GROUP, const { M <= D::HELD_ROWS });
+                let mut planes = [[d.no_bytes(); MOST_PLANES]; R];
+                let mut held = [[[d.no_bytes(); MOST_PLANES]; 2]; M];
+                if hold {
                     for m in 0..M {
                         // SAFETY: the digits of the input are filled up to whole vectors with zeros.
-                        held[m] = unsafe { Digits::load::<C>(d, digits[m], vector) };
+                        held[m] = unsafe { Self::digits(d, digits[m], vector) };
                     }
                 }
                 for r in 0..R {
                     let from = codes[r].wrapping_add(vector * size);
                     // SAFETY: so many whole vectors are readable.
-                    raw[r] = unsafe { C::load(d, from, BYTES) };
+                    let raw = unsafe { C::load(d, from, BYTES) };
                     d.prefetch(from.wrapping_add(self.ahead));
-                    if M <= HELD {
+                    for plane in 0..C::PLANES {
+                        planes[r][plane] = C::plane(d, raw, plane);
+                    }
+                    if hold {
                         for m in 0..M {
-                            let scale = Self::spread(d, scales[r][m], spread);
-                            let [ints] = held[m].dot::<C, 1>(d, &[raw[r]]);
-                            tile[r][m] = d.fma(d.convert(ints), scale, tile[r][m]);
+                            let [ints] = Self::dot(d, &[planes[r]], &held[m]);
+                            tile[r][m] = d.fma(d.convert(ints), Self::spread(d, &scales[r][m], first), tile[r][m]);
                         }
                     }
                 }
-                if M > HELD {
+                if !hold {
                     for m in 0..M {
                         // SAFETY: as above.
-                        let digits = unsafe { Digits::load::<C>(d, digits[m], vector) };
-                        let ints = digits.dot::<C, R>(d, &raw);
+                        let ints = Self::dot(d, &planes, &unsafe { Self::digits(d, digits[m], vector) });
                         for r in 0..R {
-                            let scale = Self::spread(d, scales[r][m], spread);
-                            tile[r][m] = d.fma(d.convert(ints[r]), scale, tile[r][m]);
+                            tile[r][m] = d.fma(d.convert(ints[r]), Self::spread(d, &scales[r][m], first), tile[r][m]);
                         }
                     }
                 }
@@ -270,38 +266,18 @@ impl<C: Codes, const GROUP: usize> Multiply<'_, C, GROUP> {
         *sums = tile;
     }
 
-    /// Of a block's sixteen groups those from `first` on that a vector has, in its lanes.
-    #[inline(always)]
-    fn spread<D: Dots>(d: D, v: D::Floats, first: usize) -> D::Floats {
-        match Self::GROUPS {
-            1 => d.spread::<1>(v, first),
-            2 => d.spread::<2>(v, first),
-            4 => d.spread::<4>(v, first),
-            _ => d.spread::<8>(v, first),
-        }
-    }
-}
-
-/// The digits of an input row that a vector of codes meets: the high ones, plane after plane, then the low ones.
-#[derive(Clone, Copy)]
-struct Digits<D: Dots>([[D::Bytes; MOST_PLANES]; 2]);
-
-impl<D: Dots> Digits<D> {
-    #[inline(always)]
-    fn none(d: D) -> Self {
-        Digits([[d.no_bytes(); MOST_PLANES]; 2])
-    }
-
+    /// The digits of an input row that a vector of codes meets: the high ones, then the low ones.
+    ///
     /// # Safety
     /// The row is readable for the digits of the vector.
     #[inline(always)]
-    unsafe fn load<C: Codes>(d: D, row: *const i8, vector: usize) -> Self {
-        let mut digits = Self::none(d);
+    unsafe fn digits<D: Dots>(d: D, row: *const i8, vector: usize) -> [Planes<D>; 2] {
+        let mut digits = [[d.no_bytes(); MOST_PLANES]; 2];
         for digit in 0..2 {
             for plane in 0..C::PLANES {
                 let at = (2 * vector + digit) * C::CODES + plane * BYTES;
                 // SAFETY: passed on.
-                digits.0[digit][plane] = unsafe { d.load(row.wrapping_add(at).cast(), BYTES) };
+                digits[digit][plane] = unsafe { d.load(row.wrapping_add(at).cast(), BYTES) };
             }
         }
         digits
@@ -309,25 +285,22 @@ impl<D: Dots> Digits<D> {
 
     /// The integer sums of a vector of each of some weight rows.
     #[inline(always)]
-    fn dot<C: Codes, const R: usize>(&self, d: D, raw: &[D::Bytes; R]) -> [D::Ints; R] {
-        let mut ints = [d.no_ints(); R];
-        for digit in 0..2 {
-            for plane in 0..C::PLANES {
-                for r in 0..R {
-                    let (codes, digits) = (C::plane(d, raw[r], plane), self.0[digit][plane]);
-                    ints[r] = if C::WIDE {
-                        d.dot::<true>(ints[r], codes, digits)
-                    } else {
-                        d.dot::<false>(ints[r], codes, digits)
-                    };
-                }
-            }
-            if digit == 0 {
-                for r in 0..R {
-                    ints[r] = d.times_256(ints[r]);
-                }
-            }
+    fn dot<D: Dots, const R: usize>(d: D, codes: &[Planes<D>; R], digits: &[Planes<D>; 2]) -> [D::Ints; R] {
+        if C::WIDE {
+            d.two_digits::<true, R>(codes, digits, C::PLANES)
+        } else {
+            d.two_digits::<false, R>(codes, digits, C::PLANES)
         }
-        ints
+    }
+
+    /// Of a block's sixteen groups those from `first` on that a vector has, in its lanes.
+    #[inline(always)]
+    fn spread<D: Dots>(d: D, v: &D::Floats, first: usize) -> D::Floats {
+        match Self::GROUPS {
+            1 => d.spread::<1>(v, first),
+            2 => d.spread::<2>(v, first),
+            4 => d.spread::<4>(v, first),
+            _ => d.spread::<8>(v, first),
+        }
     }
 }
