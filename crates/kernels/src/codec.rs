@@ -301,18 +301,6 @@ impl<'a> View<'a> {
         self.codes.as_ptr().wrapping_add(row * self.row_bytes)
     }
 
-    /// The first byte of the elements.
-    #[inline(always)]
-    pub(crate) fn codes_start(&self) -> *const u8 {
-        self.codes.as_ptr()
-    }
-
-    /// The first bytes of the scales and of the biases.
-    #[inline(always)]
-    pub(crate) fn scale_starts(&self) -> (*const u8, *const u8) {
-        (self.scales.as_ptr(), self.biases.as_ptr())
-    }
-
     /// One past the last byte of the elements.
     #[inline(always)]
     pub(crate) fn code_end(&self) -> *const u8 {

@@ -55,7 +55,7 @@ pub(super) fn multiply(kernel: Kernel, task: Task<'_, Tiles<'_>>) {
                     let cols = (start, task.tile.end.min(start + panels * WIDTH));
                     // A matrix without columns has one empty part: its product is zero.
                     for first in (0..all.max(1)).step_by(depth) {
-                        let part = Part { task, panels, cols, groups: (first, all.min(first + depth)) };
+                        let part = Part { task, panels, cols, depth, groups: (first, all.min(first + depth)) };
                         kernel.run(Unpack::<C, GROUP> { part, codes, scales, form: PhantomData });
                         kernel.run(Multiply { part, group: GROUP, wide: C::WIDE, codes, scales, sums });
                     }
@@ -75,7 +75,9 @@ struct Part<'a> {
     panels: usize,
     /// Columns of the result.
     cols: (usize, usize),
-    /// Groups of each weight row.
+    /// Groups of each weight row, of which the last part may have fewer.
+    depth: usize,
+    /// Those of this part.
     groups: (usize, usize),
 }
 
@@ -89,7 +91,7 @@ impl Part<'_> {
     /// of it as the group is of this one.
     #[inline(always)]
     fn ask<D: Dots>(&self, d: D, panel: usize, g: usize) {
-        let Part { task, panels, cols, groups } = *self;
+        let Part { task, panels, cols, depth, groups } = *self;
         let view = &task.job.view;
         let count = groups.1 - groups.0;
         // The lines that begin in the group's share of so many bytes.
@@ -98,12 +100,11 @@ impl Part<'_> {
             (share(g).next_multiple_of(64)..share(g + 1)).step_by(64)
         };
         let mut row = task.tile.unit.matrix * task.job.n + cols.0 + panel * WIDTH;
-        let (mut first, mut next) = (groups.1, view.groups - groups.1);
+        let mut first = groups.1;
         if self.is_last() {
-            row += panels * WIDTH;
-            (first, next) = (0, view.groups);
+            (row, first) = (row + panels * WIDTH, 0);
             let size = view.groups * view.scale_type().size();
-            let (scales, biases) = view.scale_starts();
+            let (scales, biases, _) = view.scale_row(0);
             for line in lines(row * size, WIDTH * size) {
                 d.prefetch_far(scales.wrapping_add(line));
                 d.prefetch_far(biases.wrapping_add(line));
@@ -111,8 +112,8 @@ impl Part<'_> {
         }
         let group = view.row_bytes / view.groups;
         // Rows may begin within a line, so one more.
-        for line in lines(first * group, next.min(count) * group + 64) {
-            let mut codes = view.codes_start().wrapping_add(row * view.row_bytes + line);
+        for line in lines(first * group, depth.min(view.groups - first) * group + 64) {
+            let mut codes = view.row(0).wrapping_add(row * view.row_bytes + line);
             for _ in 0..WIDTH {
                 d.prefetch_far(codes);
                 codes = codes.wrapping_add(view.row_bytes);
@@ -179,9 +180,9 @@ impl<C: Codes, const GROUP: usize> Unpack<'_, C, GROUP> {
         let from = rows.map(|row| view.row(row).wrapping_add(from));
         for vector in 0..((groups.1 - groups.0) * GROUP).div_ceil(C::CODES) {
             let mut raw = [d.no_bytes(); LANES];
-            // The last row is the nearest to the end of the matrix.
             // Hidden, so that the compiler does not keep a pointer and a length for each lane, which registers are too few for.
             let at = std::hint::black_box(vector * C::CODE_BYTES);
+            // The last row is the nearest to the end of the matrix.
             let there = view.code_end() as usize - from[LANES - 1] as usize - at;
             for lane in 0..LANES {
                 let p = from[lane].wrapping_add(at);
