@@ -187,22 +187,10 @@ impl<C: Codes, const GROUP: usize> Multiply<'_, C, GROUP> {
         rest: &mut [[u8; BYTES]; R],
         sums: &mut [[D::Floats; M]; R],
     ) {
-        let view = &self.task.job.view;
-        let (kind, count) = (view.scale_type(), (view.groups - first).min(LANES));
-        let (mut scales, mut tile) = ([[d.no_floats(); M]; R], *sums);
-        for r in 0..R {
-            d.prefetch(lines.scales[r].wrapping_add(SCALES_AHEAD));
-            d.prefetch(lines.biases[r].wrapping_add(SCALES_AHEAD));
-            let at = Scales { kind, scales: lines.scales[r], biases: lines.biases[r], left: lines.left.1 };
-            // SAFETY: the row has `count` more groups; the lists of the input are filled up to whole lanes.
-            unsafe {
-                let (scale, bias) = C::scales(d, &at, view.multiplier(), count);
-                for m in 0..M {
-                    scales[r][m] = d.mul(scale, d.floats(x[m].scales.add(first)));
-                    tile[r][m] = d.fma(bias, d.floats(x[m].sums.add(first)), tile[r][m]);
-                }
-            }
-        }
+        let count = (self.task.job.view.groups - first).min(LANES);
+        let mut tile = *sums;
+        // SAFETY: passed on.
+        let scales = unsafe { self.scales(d, &lines, (first, count), x, &mut tile) };
         let begin = first * GROUP / C::CODES;
         let mut digits = [std::ptr::null(); M];
         for m in 0..M {
@@ -213,7 +201,7 @@ impl<C: Codes, const GROUP: usize> Multiply<'_, C, GROUP> {
         let mut until = if left < BYTES { 0 } else { vectors.min((left - BYTES) / size + 1) };
         let mut vector = 0;
         loop {
-            while vector < until {
+            for vector in vector..until {
                 let (first, hold) = (vector * C::CODES / GROUP, const { M <= D::HELD_ROWS });
                 let mut planes = [[d.no_bytes(); MOST_PLANES]; R];
                 let mut held = [[[d.no_bytes(); MOST_PLANES]; 2]; M];
@@ -247,8 +235,8 @@ impl<C: Codes, const GROUP: usize> Multiply<'_, C, GROUP> {
                         }
                     }
                 }
-                vector += 1;
             }
+            vector = until;
             if vector == vectors {
                 break;
             }
@@ -264,6 +252,38 @@ impl<C: Codes, const GROUP: usize> Multiply<'_, C, GROUP> {
             until = vector + 1;
         }
         *sums = tile;
+    }
+
+    /// What the integer sums of `count` groups are multiplied with, from `first` on; adds the terms of their biases.
+    ///
+    /// # Safety
+    /// The lines and the input rows have these groups.
+    #[inline(always)]
+    unsafe fn scales<D: Dots, const R: usize, const M: usize>(
+        &self,
+        d: D,
+        lines: &Lines<R>,
+        (first, count): (usize, usize),
+        x: &[Row; M],
+        tile: &mut [[D::Floats; M]; R],
+    ) -> [[D::Floats; M]; R] {
+        let view = &self.task.job.view;
+        let mut scales = [[d.no_floats(); M]; R];
+        for r in 0..R {
+            d.prefetch(lines.scales[r].wrapping_add(SCALES_AHEAD));
+            d.prefetch(lines.biases[r].wrapping_add(SCALES_AHEAD));
+            let (kind, left) = (view.scale_type(), lines.left.1);
+            let at = Scales { kind, scales: lines.scales[r], biases: lines.biases[r], left };
+            // SAFETY: passed on; the lists of the input are filled up to whole lanes.
+            unsafe {
+                let (scale, bias) = C::scales(d, &at, view.multiplier(), count);
+                for m in 0..M {
+                    scales[r][m] = d.mul(scale, d.floats(x[m].scales.add(first)));
+                    tile[r][m] = d.fma(bias, d.floats(x[m].sums.add(first)), tile[r][m]);
+                }
+            }
+        }
+        scales
     }
 
     /// The digits of an input row that a vector of codes meets: the high ones, then the low ones.
