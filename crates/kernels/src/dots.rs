@@ -5,8 +5,9 @@
 //! the same bits, and [`Stand`], in plain Rust, is the reference of the others.
 
 use crate::codec::ScaleType;
+use crate::weights::Float;
 #[cfg(test)]
-use crate::{arch::portable::E4M3, codec::e8m0, weights::Float};
+use crate::{arch::portable::E4M3, codec::e8m0};
 
 /// Lanes of integers and floats.
 pub(crate) const LANES: usize = 16;
@@ -14,6 +15,13 @@ pub(crate) const LANES: usize = 16;
 pub(crate) const BYTES: usize = 64;
 /// Sums that are added across lanes together.
 pub(crate) const SUMS: usize = 4;
+
+/// Columns of a panel: of the widest register tile, which has two vectors.
+pub(crate) const WIDTH: usize = 2 * LANES;
+/// Bytes of a panel that four codes of each column take.
+pub(crate) const QUAD: usize = 4 * WIDTH;
+/// Steps of four codes that are taken without looking for the end of the group.
+const QUADS: usize = 4;
 
 /// Most planes of a vector of codes.
 pub(crate) const MOST_PLANES: usize = 4;
@@ -40,10 +48,18 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     /// Most input rows whose digits of a vector stay in registers while the weight rows meet them one after the other, if that is
     /// faster than all weight rows at once. Of more input rows, each meets all weight rows.
     const HELD_ROWS: usize = 0;
+    /// Parts of a vector, 1 or 2, that are better computed one after the other, because registers do not hold all of what is needed
+    /// for both.
+    const PARTS: usize = 1;
     /// Input rows, and vectors of columns, of a register tile: their sums have to stay in registers. 1, 4 or 8, and 1 or 2.
     const TILE_ROWS: usize;
     /// See [`Dots::TILE_ROWS`].
     const TILE_VECTORS: usize;
+    /// Whether codes of 64 and more meet numbers of 16 bits in panels, not their two digits: [`Dots::quads`] gets, as `HIGH` digits,
+    /// pairs of numbers for the even codes of each quad, then those for the odd ones.
+    const WORDS: bool = false;
+    /// Whether [`Dots::quads`] and [`Dots::fours`] add up products in 16 bits first, as many as [`short_run`] says.
+    const SHORT_RUNS: bool = false;
 
     /// Reads 64 bytes, zero beyond the first `n`.
     ///
@@ -107,6 +123,39 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     ) -> [Self::Ints; R] {
         two_digits::<Self, WIDE, R>(self, codes, digits, planes)
     }
+    /// Adds to the sums of a register tile the products of `count` quads of a panel's codes, a multiple of four and of `RUN`, with the
+    /// digits that each row has for them. With `HIGH` digits, which are the first, the sums become 256 times as large. `RUN` is zero
+    /// if codes are 64 and more, and their [`short_run`] where there are [`Dots::SHORT_RUNS`].
+    ///
+    /// # Safety
+    /// `panel` is readable for `V` vectors of each quad, one [`QUAD`] after the other, and `digits` for [`Dots::TILE_ROWS`] times
+    /// four of each.
+    #[inline(always)]
+    unsafe fn quads<const M: usize, const V: usize, const RUN: usize, const HIGH: bool>(
+        self,
+        sums: &mut [[Self::Ints; V]; M],
+        panel: *const u8,
+        digits: *const i8,
+        count: usize,
+    ) {
+        // SAFETY: passed on.
+        unsafe { quads::<Self, M, V, RUN, HIGH>(self, sums, panel, digits, count) }
+    }
+    /// [`Dots::quads`] with high digits, where each row has them for some quads of its own, which lie where `places` say.
+    ///
+    /// # Safety
+    /// The same, `places` is as long as the digits, and the places lie in the panel.
+    #[inline(always)]
+    unsafe fn fours<const M: usize, const V: usize, const RUN: usize>(
+        self,
+        sums: &mut [[Self::Ints; V]; M],
+        panel: *const u8,
+        (digits, places): (*const i8, *const u32),
+        count: usize,
+    ) {
+        // SAFETY: passed on.
+        unsafe { fours::<Self, M, V, RUN>(self, sums, panel, (digits, places), count) }
+    }
     /// Zeros.
     fn no_floats(self) -> Self::Floats;
     /// Reads sixteen floats.
@@ -126,6 +175,30 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is readable for `n` scales, and for `left` bytes.
     unsafe fn scales(self, kind: ScaleType, p: *const u8, n: usize, left: usize) -> Self::Floats;
+    /// [`Dots::scales`] from several places, from each of which as many bytes are readable as from the last.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn scales_of<const R: usize>(
+        self,
+        kind: ScaleType,
+        p: &[*const u8; R],
+        n: usize,
+        left: usize,
+    ) -> [Self::Floats; R] {
+        // The kind is asked for once: where it is a constant, nothing is left to choose for each place.
+        // SAFETY: passed on.
+        unsafe {
+            match kind {
+                ScaleType::Float(Float::F32) => scales_of(self, ScaleType::Float(Float::F32), p, n, left),
+                ScaleType::Float(Float::F16) => scales_of(self, ScaleType::Float(Float::F16), p, n, left),
+                ScaleType::Float(Float::Bf16) => scales_of(self, ScaleType::Float(Float::Bf16), p, n, left),
+                ScaleType::E8m0 => scales_of(self, ScaleType::E8m0, p, n, left),
+                ScaleType::E4m3 => scales_of(self, ScaleType::E4m3, p, n, left),
+            }
+        }
+    }
     /// `a * b`.
     fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a + b`.
@@ -136,6 +209,11 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     fn bits(self, a: Self::Floats) -> Self::Bytes;
     /// Integers as floats, rounded to nearest.
     fn convert(self, a: Self::Ints) -> Self::Floats;
+    /// The part of `b`, and the others of `a`: what else went into `b` need not be computed.
+    #[inline(always)]
+    fn part<const PART: usize>(self, _a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        b
+    }
     /// Lane `l` is lane `first + l * GROUPS / 16`, for up to 8 `GROUPS`, of which `first` is a multiple.
     fn spread<const GROUPS: usize>(self, v: &Self::Floats, first: usize) -> Self::Floats;
     /// The sum of each one's lanes: first those 8 apart, then those 4, 2 and 1.
@@ -153,6 +231,16 @@ pub(crate) trait Dots: Copy + Send + Sync + 'static {
     }
     /// Runs `op` as compiled for the instructions.
     fn run<Op: DotsOp>(self, op: Op);
+}
+
+/// Most vectors of codes up to `most` of which the sums of two products each fit into 16 bits: 0, 2, 4 or 8.
+pub(crate) const fn short_run(most: u8) -> usize {
+    match i16::MAX as usize / (2 * 128 * most as usize) {
+        0 | 1 => 0,
+        2 | 3 => 2,
+        4..8 => 4,
+        _ => 8,
+    }
 }
 
 /// [`Dots::two_digits`] by [`Dots::dot`].
@@ -179,6 +267,100 @@ pub(crate) fn two_digits<D: Dots, const WIDE: bool, const R: usize>(
         }
     }
     ints
+}
+
+/// See [`Dots::scales_of`].
+#[inline(always)]
+unsafe fn scales_of<D: Dots, const R: usize>(
+    d: D,
+    kind: ScaleType,
+    p: &[*const u8; R],
+    n: usize,
+    left: usize,
+) -> [D::Floats; R] {
+    let mut out = [d.no_floats(); R];
+    for (out, p) in out.iter_mut().zip(p) {
+        // SAFETY: passed on.
+        *out = unsafe { d.scales(kind, *p, n, left) };
+    }
+    out
+}
+
+/// [`Dots::quads`] by [`Dots::dot`].
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "indices of register tiles are compile-time constants after unrolling")]
+pub(crate) unsafe fn quads<D: Dots, const M: usize, const V: usize, const RUN: usize, const HIGH: bool>(
+    d: D,
+    sums: &mut [[D::Ints; V]; M],
+    mut panel: *const u8,
+    mut digits: *const i8,
+    count: usize,
+) {
+    // A copy, so that it stays in registers, which memory behind a reference does not.
+    let mut tile = *sums;
+    for _ in 0..count / QUADS {
+        for quad in 0..QUADS {
+            // SAFETY: the quad is one of those that the caller vouches for.
+            unsafe {
+                let mut codes = [d.no_bytes(); V];
+                for v in 0..V {
+                    codes[v] = d.load(panel.add(quad * QUAD + v * BYTES), BYTES);
+                }
+                for i in 0..M {
+                    let digits = d.quad(digits.add(4 * (quad * D::TILE_ROWS + i)));
+                    for v in 0..V {
+                        tile[i][v] = dot::<D, RUN>(d, tile[i][v], codes[v], digits);
+                    }
+                }
+            }
+        }
+        panel = panel.wrapping_add(QUADS * QUAD);
+        digits = digits.wrapping_add(4 * QUADS * D::TILE_ROWS);
+    }
+    *sums = if HIGH { times_256(d, tile) } else { tile };
+}
+
+/// [`Dots::fours`] by [`Dots::dot`].
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "indices of register tiles are compile-time constants after unrolling")]
+pub(crate) unsafe fn fours<D: Dots, const M: usize, const V: usize, const RUN: usize>(
+    d: D,
+    sums: &mut [[D::Ints; V]; M],
+    panel: *const u8,
+    (digits, places): (*const i8, *const u32),
+    count: usize,
+) {
+    let mut tile = *sums;
+    for four in 0..count {
+        for i in 0..M {
+            // SAFETY: the caller vouches for the places and what lies there.
+            unsafe {
+                let at = four * D::TILE_ROWS + i;
+                let (codes, digits) = (panel.add(*places.add(at) as usize), d.quad(digits.add(4 * at)));
+                for v in 0..V {
+                    tile[i][v] = dot::<D, RUN>(d, tile[i][v], d.load(codes.add(v * BYTES), BYTES), digits);
+                }
+            }
+        }
+    }
+    *sums = times_256(d, tile);
+}
+
+/// [`Dots::dot`] of codes that are wide if they have no runs.
+#[inline(always)]
+fn dot<D: Dots, const RUN: usize>(d: D, sums: D::Ints, codes: D::Bytes, digits: D::Bytes) -> D::Ints {
+    if RUN == 0 { d.dot::<true>(sums, codes, digits) } else { d.dot::<false>(sums, codes, digits) }
+}
+
+/// [`Dots::times_256`] of a register tile.
+#[inline(always)]
+fn times_256<D: Dots, const M: usize, const V: usize>(d: D, mut tile: [[D::Ints; V]; M]) -> [[D::Ints; V]; M] {
+    for row in &mut tile {
+        for sums in row {
+            *sums = d.times_256(*sums);
+        }
+    }
+    tile
 }
 
 /// A computation written once for every implementation of [`Dots`].

@@ -22,7 +22,7 @@ use super::{FEW_ROWS, Gather, Job, Out, Tile, Unit, Work, rows_of, sort_by_exper
 use crate::codec::View;
 #[cfg(test)]
 use crate::dots::Stand;
-use crate::dots::{Dots, DotsOp};
+use crate::dots::{Dots, DotsOp, WIDTH};
 use crate::weights::{Matrix, Precision};
 use crate::{Cpu, Isa, scratch};
 
@@ -102,16 +102,26 @@ impl Kernel {
 
     /// As [`Dots::TILE_ROWS`].
     fn tile_rows(self) -> usize {
-        struct Ask<'a>(&'a mut usize);
+        self.layout().0
+    }
+
+    /// As [`Dots::WORDS`].
+    fn words(self) -> bool {
+        self.layout().1
+    }
+
+    /// [`Dots::TILE_ROWS`] and [`Dots::WORDS`].
+    fn layout(self) -> (usize, bool) {
+        struct Ask<'a>(&'a mut (usize, bool));
         impl DotsOp for Ask<'_> {
             #[inline(always)]
             fn eval<D: Dots>(self, _: D) {
-                *self.0 = D::TILE_ROWS;
+                *self.0 = (D::TILE_ROWS, D::WORDS);
             }
         }
-        let mut rows = 0;
-        self.run(Ask(&mut rows));
-        rows
+        let mut layout = (0, false);
+        self.run(Ask(&mut layout));
+        layout
     }
 
     fn name(self) -> &'static str {
@@ -279,7 +289,7 @@ fn panel_columns(threads: usize, n: usize, size: usize, work: &Work<'_>) -> usiz
     }
     let (tasks, most) =
         if work.rows.div_ceil(work.units) < panels::MANY_ROWS { (2, n) } else { (2 * TASKS, panels::STRIP) };
-    (n * work.units / (tasks * threads)).min(most).next_multiple_of(panels::WIDTH).max(panels::WIDTH)
+    (n * work.units / (tasks * threads)).min(most).next_multiple_of(WIDTH).max(WIDTH)
 }
 
 /// What a task computes.

@@ -1,7 +1,11 @@
 //! Integer dot products with AVX2, and with the one instruction more that AVX-VNNI has: two registers of 32 bytes.
 
+#![allow(clippy::needless_range_loop, reason = "indices of register tiles are compile-time constants after unrolling")]
+
+use std::arch::asm;
 use std::arch::x86_64::*;
 
+use super::runs256;
 use crate::arch::x86_64::Avx2;
 use crate::codec::ScaleType;
 use crate::dots::{Dots, DotsOp, MOST_PLANES, Planes, two_digits as by_dots};
@@ -54,36 +58,65 @@ macro_rules! mem {
 }
 
 /// Two registers: bytes 0..32 and 32..64.
-type Pair = [__m256i; 2];
+pub(super) type Pair = [__m256i; 2];
 
-/// How sixteen codes of `BITS` bits, `2 * BITS` bytes in each half of a register, come into bytes: the two bytes that hold a
-/// code into a 16-bit lane, a shift to the top of it by multiplication, a shift to the bottom. Eight codes a time.
+/// How sixteen codes of `BITS` bits, `2 * BITS` bytes in each half of a register, come into bytes. Those at even places are shifted right
+/// to the low byte of a 16-bit lane, those at odd ones left to the high byte, all by multiplication, out of the two bytes that hold them.
 struct Spread<const BITS: u32>;
 
 impl<const BITS: u32> Spread<BITS> {
+    /// Bytes of the lanes for codes at even and at odd places.
     const BYTES: [[u8; 16]; 2] = {
         let mut bytes = [[0x80; 16]; 2];
         let mut i = 0;
         while i < 16 {
-            let byte = i * BITS as usize / 8;
-            bytes[i / 8][i % 8 * 2] = byte as u8;
-            if byte + 1 < 2 * BITS as usize {
-                bytes[i / 8][i % 8 * 2 + 1] = (byte + 1) as u8;
+            let (byte, lane) = (i * BITS as usize / 8, i / 2 * 2);
+            if i % 2 == 0 && (i * BITS as usize).is_multiple_of(8) {
+                // The high half of a product is no shift by zero, so the code goes into the high byte.
+                bytes[0][lane + 1] = byte as u8;
+            } else {
+                bytes[i % 2][lane] = byte as u8;
+                bytes[i % 2][lane + 1] = byte as u8 + 1;
             }
             i += 1;
         }
         bytes
     };
-    const FACTORS: [u16; 8] = {
-        let mut factors = [0; 8];
+    /// What they are multiplied with.
+    const FACTORS: [[u16; 8]; 2] = {
+        let mut factors = [[0; 8]; 2];
         let mut i = 0;
-        while i < 8 {
-            factors[i] = 1 << (16 - BITS - i as u32 * BITS % 8);
+        while i < 16 {
+            let bit = i as u32 * BITS % 8;
+            factors[i % 2][i / 2] = if i % 2 == 1 || bit == 0 { 1 << (8 - bit) } else { 1 << (16 - bit) };
             i += 1;
         }
         factors
     };
 }
+
+/// A multiplication with powers of two. Written out, because the compiler makes shifts of it that take several instructions.
+macro_rules! multiplication {
+    ($name:ident) => {
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        fn $name(a: __m256i, b: __m256i) -> __m256i {
+            let mut a = a;
+            // SAFETY: registers alone are read and written, and the function has the feature.
+            unsafe {
+                asm!(
+                    concat!(stringify!($name), " {a}, {a}, {b}"),
+                    a = inout(ymm_reg) a, b = in(ymm_reg) b,
+                    options(pure, nomem, nostack, preserves_flags),
+                );
+            }
+            a
+        }
+    };
+}
+
+multiplication!(vpmulhuw);
+multiplication!(vpmullw);
 
 /// A register whose halves are both the 16 bytes at `p`.
 ///
@@ -116,23 +149,22 @@ unsafe fn unpack<const BITS: u32>(p: *const u8, n: usize) -> Pair {
         p = copy.as_ptr();
     }
     mem!({
-        let factors = twice(Spread::<BITS>::FACTORS.as_ptr().cast());
+        let (even, odd) = (twice(Spread::<BITS>::BYTES[0].as_ptr()), twice(Spread::<BITS>::BYTES[1].as_ptr()));
+        let (right, left) =
+            (twice(Spread::<BITS>::FACTORS[0].as_ptr().cast()), twice(Spread::<BITS>::FACTORS[1].as_ptr().cast()));
+        let mask = (1 << BITS) - 1;
         let mut out = [_mm256_setzero_si256(); 2];
         for (i, out) in out.iter_mut().enumerate() {
             // Both loads end before byte 64: the last begins at 6 * BITS, at most 36.
             let first = _mm_loadu_si128(p.add(4 * i * BITS as usize).cast());
             let second = _mm_loadu_si128(p.add((4 * i + 2) * BITS as usize).cast());
             let bytes = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(first), second);
-            let mut eight = [_mm256_setzero_si256(); 2];
-            for (eight, order) in eight.iter_mut().zip(&Spread::<BITS>::BYTES) {
-                let words = _mm256_mullo_epi16(_mm256_shuffle_epi8(bytes, twice(order.as_ptr())), factors);
-                *eight = match BITS {
-                    3 => _mm256_srli_epi16::<13>(words),
-                    5 => _mm256_srli_epi16::<11>(words),
-                    _ => _mm256_srli_epi16::<10>(words),
-                };
-            }
-            *out = _mm256_packus_epi16(eight[0], eight[1]);
+            let low = vpmulhuw(_mm256_shuffle_epi8(bytes, even), right);
+            let high = vpmullw(_mm256_shuffle_epi8(bytes, odd), left);
+            *out = _mm256_or_si256(
+                _mm256_and_si256(low, _mm256_set1_epi16(mask)),
+                _mm256_and_si256(high, _mm256_set1_epi16(mask << 8)),
+            );
         }
         out
     })
@@ -180,6 +212,30 @@ unsafe fn scales(s: Avx2, kind: ScaleType, p: *const u8, n: usize, left: usize) 
     })
 }
 
+/// Eight vectors of eight lanes: lane `l` of result `i` is lane `i` of vector `l`.
+#[inline(always)]
+fn transpose(rows: [__m256i; 8]) -> [__m256i; 8] {
+    let (mut pairs, mut fours, mut out) = (rows, rows, rows);
+    op!({
+        for i in 0..4 {
+            pairs[2 * i] = _mm256_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+            pairs[2 * i + 1] = _mm256_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+        }
+        for i in 0..2 {
+            for j in 0..2 {
+                let (a, b) = (pairs[4 * i + j], pairs[4 * i + 2 + j]);
+                fours[4 * i + 2 * j] = _mm256_unpacklo_epi64(a, b);
+                fours[4 * i + 2 * j + 1] = _mm256_unpackhi_epi64(a, b);
+            }
+        }
+        for i in 0..4 {
+            out[i] = _mm256_permute2x128_si256::<0x20>(fours[i], fours[4 + i]);
+            out[4 + i] = _mm256_permute2x128_si256::<0x31>(fours[i], fours[4 + i]);
+        }
+    });
+    out
+}
+
 /// See [`Dots::field`].
 #[inline(always)]
 fn field<const SHIFT: u32>(bytes: __m256i, mask: u8) -> __m256i {
@@ -210,6 +266,12 @@ const fn spread_lanes(groups: usize) -> [[[i32; 8]; 2]; 8] {
 /// See [`Dots::spread`]. The groups lie in one register, because they begin at a multiple of their number.
 #[inline(always)]
 fn spread<const GROUPS: usize>(v: &[__m256; 2], first: usize) -> [__m256; 2] {
+    if GROUPS <= 2 {
+        // A group fills a register.
+        let lanes: *const f32 = v.as_ptr().cast();
+        // SAFETY: the caller's groups are lanes.
+        return op!([_mm256_broadcast_ss(&*lanes.add(first)), _mm256_broadcast_ss(&*lanes.add(first + GROUPS / 2))]);
+    }
     let [low, high] = &const { spread_lanes(GROUPS) }[first % 8];
     op!({
         let (low, high) = (_mm256_loadu_si256(low.as_ptr().cast()), _mm256_loadu_si256(high.as_ptr().cast()));
@@ -236,7 +298,7 @@ fn half_sums(a: __m256) -> [f32; 2] {
 
 /// What both tokens share: everything but the multiplication.
 macro_rules! dots {
-    ($token:ty, $name:literal, $run:ident, $dot:ident, $two_digits:ident) => {
+    ($token:ty, $name:literal, $run:ident, $dot:ident, $two_digits:ident $(, { $($more:tt)* })?) => {
         impl Dots for $token {
             type Bytes = Pair;
             type Ints = Pair;
@@ -244,8 +306,10 @@ macro_rules! dots {
             const NAME: &'static str = $name;
             const MOST_ROWS: usize = 4;
             const HELD_ROWS: usize = 1;
+            const PARTS: usize = 2;
             const TILE_ROWS: usize = 4;
             const TILE_VECTORS: usize = 1;
+            $($($more)*)?
 
             #[inline(always)]
             unsafe fn load(self, p: *const u8, n: usize) -> Pair {
@@ -285,6 +349,23 @@ macro_rules! dots {
                     _mm256_storeu_si256(p.cast(), bytes[0]);
                     _mm256_storeu_si256(p.add(32).cast(), bytes[1]);
                 })
+            }
+            #[inline(always)]
+            fn transpose(self, rows: [Pair; 16]) -> [Pair; 16] {
+                let mut out = rows;
+                for half in 0..2 {
+                    for from in 0..2 {
+                        let mut eight = op!([_mm256_setzero_si256(); 8]);
+                        for i in 0..8 {
+                            eight[i] = rows[8 * half + i][from];
+                        }
+                        let eight = transpose(eight);
+                        for i in 0..8 {
+                            out[8 * from + i][half] = eight[i];
+                        }
+                    }
+                }
+                out
             }
             #[inline(always)]
             fn dot<const WIDE: bool>(self, sums: Pair, codes: Pair, digits: Pair) -> Pair {
@@ -350,6 +431,10 @@ macro_rules! dots {
                 op!([_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])])
             }
             #[inline(always)]
+            fn part<const PART: usize>(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+                if PART == 0 { [b[0], a[1]] } else { [a[0], b[1]] }
+            }
+            #[inline(always)]
             fn spread<const GROUPS: usize>(self, v: &[__m256; 2], first: usize) -> [__m256; 2] {
                 spread::<GROUPS>(v, first)
             }
@@ -366,7 +451,7 @@ macro_rules! dots {
             }
             #[inline(always)]
             fn ahead(self) -> usize {
-                super::ahead()
+                super::ahead(1024)
             }
             #[inline(always)]
             fn prefetch(self, p: *const u8) {
@@ -390,23 +475,29 @@ unsafe fn dot_vnni<const WIDE: bool>(sums: __m256i, codes: __m256i, a: __m256i) 
     op!(_mm256_dpbusd_avx_epi32(sums, codes, a))
 }
 
-/// Sums of two products saturate at 16 bits: wide codes are multiplied by halves of 4 bits.
+/// Sums of two products saturate at 16 bits: wide codes are multiplied as numbers of 16 bits.
 #[inline(always)]
 unsafe fn dot<const WIDE: bool>(sums: __m256i, codes: __m256i, a: __m256i) -> __m256i {
     op!({
-        let (ones, low) = (_mm256_set1_epi16(1), _mm256_set1_epi8(15));
         if !WIDE {
-            return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, a), ones));
+            return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, a), _mm256_set1_epi16(1)));
         }
-        let lows = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_and_si256(codes, low), a), ones);
-        let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), low);
-        let highs = _mm256_madd_epi16(_mm256_maddubs_epi16(high, a), _mm256_set1_epi16(16));
-        _mm256_add_epi32(sums, _mm256_add_epi32(lows, highs))
+        let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(a));
+        _mm256_add_epi32(sums, wide_dot(codes, even, _mm256_srai_epi16::<8>(a)))
+    })
+}
+
+/// The products of bytes with numbers of 16 bits, for the even bytes and for the odd ones.
+#[inline(always)]
+unsafe fn wide_dot(codes: __m256i, even: __m256i, odd: __m256i) -> __m256i {
+    op!({
+        let low = _mm256_madd_epi16(_mm256_and_si256(codes, _mm256_set1_epi16(255)), even);
+        _mm256_add_epi32(low, _mm256_madd_epi16(_mm256_srli_epi16::<8>(codes), odd))
     })
 }
 
 /// [`Dots::two_digits`]: pairs of products of codes below 64 add up in 16 bits (of one plane 63, of two 24, of four 3 are the largest
-/// codes: at most 16,128), and the widening multiplies those of the high digits with 256.
+/// codes: at most 16,128), and the widening multiplies those of the high digits with 256. Wide codes meet both digits at once.
 #[inline(always)]
 fn two_digits<D: Dots<Bytes = Pair, Ints = Pair>, const WIDE: bool, const R: usize>(
     d: D,
@@ -414,10 +505,25 @@ fn two_digits<D: Dots<Bytes = Pair, Ints = Pair>, const WIDE: bool, const R: usi
     digits: &[Planes<D>; 2],
     planes: usize,
 ) -> [Pair; R] {
-    if WIDE {
-        return by_dots::<D, WIDE, R>(d, codes, digits, planes);
-    }
     let mut ints = [d.no_ints(); R];
+    if WIDE {
+        debug_assert_eq!(planes, 1);
+        let [[high, ..], [low, ..]] = digits;
+        for half in 0..2 {
+            let (high, low) = (high[half], low[half]);
+            op!({
+                // Both digits together again.
+                let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(low));
+                let even = _mm256_add_epi16(_mm256_slli_epi16::<8>(high), even);
+                let odd = _mm256_and_si256(high, _mm256_set1_epi16(-256));
+                let odd = _mm256_add_epi16(odd, _mm256_srai_epi16::<8>(low));
+                for r in 0..R {
+                    ints[r][half] = wide_dot(codes[r][0][half], even, odd);
+                }
+            });
+        }
+        return ints;
+    }
     for (ints, codes) in ints.iter_mut().zip(codes) {
         for (half, ints) in ints.iter_mut().enumerate() {
             let (high, low) = (words(codes, &digits[0], planes, half), words(codes, &digits[1], planes, half));
@@ -455,4 +561,38 @@ impl Avx2 {
 }
 
 dots!(AvxVnni, "x86_64-avxvnni", run_vnni, dot_vnni, by_dots);
-dots!(Avx2, "x86_64-avx2", run, dot, two_digits);
+dots!(Avx2, "x86_64-avx2", run, dot, two_digits, {
+    const SHORT_RUNS: bool = true;
+    const WORDS: bool = true;
+
+    #[inline(always)]
+    unsafe fn quads<const M: usize, const V: usize, const RUN: usize, const HIGH: bool>(
+        self,
+        sums: &mut [[Pair; V]; M],
+        panel: *const u8,
+        digits: *const i8,
+        count: usize,
+    ) {
+        // SAFETY: passed on.
+        unsafe {
+            if RUN == 0 {
+                runs256::words::<M, V, HIGH>(sums, panel, digits, count)
+            } else {
+                runs256::quads::<M, V, RUN, HIGH>(sums, panel, digits, count)
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn fours<const M: usize, const V: usize, const RUN: usize>(
+        self,
+        sums: &mut [[Pair; V]; M],
+        panel: *const u8,
+        digits: (*const i8, *const u32),
+        count: usize,
+    ) {
+        // Wide codes meet numbers of 16 bits.
+        assert!(RUN > 0);
+        // SAFETY: passed on.
+        unsafe { runs256::fours::<M, V, RUN>(sums, panel, digits, count) }
+    }
+});

@@ -265,7 +265,7 @@ impl Dots for Avx512Vnni {
     }
     #[inline(always)]
     fn ahead(self) -> usize {
-        super::ahead()
+        super::ahead(512)
     }
     #[inline(always)]
     fn prefetch(self, p: *const u8) {

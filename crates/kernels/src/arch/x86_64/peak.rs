@@ -14,7 +14,7 @@ pub enum IntegerUnit {
     Avx512Vnni,
     /// `vpdpbusd` on 32 bytes.
     AvxVnni,
-    /// `vpmaddubsw`, `vpmaddwd` and `vpaddd` on 32 bytes.
+    /// `vpmaddubsw` and `vpaddw` on 32 bytes.
     Avx2,
 }
 
@@ -80,6 +80,5 @@ spin!(avxvnni, "avx2,avxvnni", 32, _mm256_set1_epi8, _mm256_setzero_si256, |sum,
 });
 spin!(avx2, "avx2", 32, _mm256_set1_epi8, _mm256_setzero_si256, |sum, a, b| {
     // Operands that depend on the sum, so that their product is not taken out of the loop.
-    let pairs = _mm256_maddubs_epi16(_mm256_and_si256(*sum, a), b);
-    _mm256_add_epi32(*sum, _mm256_madd_epi16(pairs, b))
+    _mm256_add_epi16(_mm256_maddubs_epi16(*sum, a), b)
 });

@@ -25,6 +25,11 @@ impl Form {
         has.then_some(Form { mode, bits, group })
     }
 
+    /// As [`Codes::WIDE`].
+    pub(super) fn is_wide(self) -> bool {
+        self.bits > 6
+    }
+
     /// Planes of a vector of codes: see [`Codes::PLANES`].
     pub(super) fn planes(self) -> usize {
         planes(self.bits)
@@ -70,8 +75,10 @@ pub(super) trait CodesOp {
 /// `p` has the `p`-th of every byte.
 pub(super) trait Codes: Copy + Send + Sync + 'static {
     const BITS: u32;
+    /// The largest code.
+    const MOST: u8;
     /// Whether codes are 64 and more.
-    const WIDE: bool;
+    const WIDE: bool = Self::MOST > 63;
     /// Whether weights are `scale * code + bias`; else they are `scale / 2 * (code - 12)`.
     const AFFINE: bool;
     /// Planes of a vector.
@@ -92,33 +99,41 @@ pub(super) trait Codes: Copy + Send + Sync + 'static {
     /// One plane of a vector.
     fn plane<D: Dots>(d: D, raw: D::Bytes, plane: usize) -> D::Bytes;
 
-    /// What the integer sums of sixteen groups are multiplied with, and what the groups' sums of activations are, from the
-    /// groups' stored scales and biases.
+    /// Of each of some weight rows what the integer sums of sixteen groups are multiplied with, and what the groups' sums of activations
+    /// are, from the groups' stored scales and biases.
     ///
     /// # Safety
     /// `at` is readable for the scales and biases of `count` groups.
     #[inline(always)]
-    unsafe fn scales<D: Dots>(d: D, at: &Scales, multiplier: f32, count: usize) -> (D::Floats, D::Floats) {
+    unsafe fn scales<D: Dots, const R: usize>(
+        d: D,
+        at: &Scales<'_, R>,
+        multiplier: f32,
+        count: usize,
+    ) -> [[D::Floats; R]; 2] {
         let count = count.min(LANES);
         // SAFETY: passed on.
-        unsafe {
-            let scale = d.scales(at.kind, at.scales, count, at.left);
-            if Self::AFFINE {
-                (scale, d.scales(at.kind, at.biases, count, at.left))
-            } else {
-                let half = d.mul(scale, d.splat(multiplier * 0.5));
-                (half, d.mul(half, d.splat(-12.0)))
-            }
+        let mut scales = unsafe { d.scales_of(at.kind, at.scales, count, at.left) };
+        if Self::AFFINE {
+            // SAFETY: as above.
+            return [scales, unsafe { d.scales_of(at.kind, at.biases, count, at.left) }];
         }
+        let mut biases = scales;
+        for (scale, bias) in scales.iter_mut().zip(&mut biases) {
+            *scale = d.mul(*scale, d.splat(multiplier * 0.5));
+            *bias = d.mul(*scale, d.splat(-12.0));
+        }
+        [scales, biases]
     }
 }
 
 /// Where scales and biases lie.
-pub(super) struct Scales {
+pub(super) struct Scales<'a, const R: usize> {
     pub(super) kind: crate::codec::ScaleType,
-    pub(super) scales: *const u8,
-    pub(super) biases: *const u8,
-    /// Bytes that are readable from either.
+    /// Those of some weight rows, in order.
+    pub(super) scales: &'a [*const u8; R],
+    pub(super) biases: &'a [*const u8; R],
+    /// Bytes that are readable from the last of either.
     pub(super) left: usize,
 }
 
@@ -128,7 +143,7 @@ pub(super) struct Affine<const BITS: u32>;
 
 impl<const BITS: u32> Codes for Affine<BITS> {
     const BITS: u32 = BITS;
-    const WIDE: bool = BITS > 6;
+    const MOST: u8 = u8::MAX >> (8 - BITS);
     const AFFINE: bool = true;
     #[inline(always)]
     unsafe fn load<D: Dots>(d: D, p: *const u8, n: usize) -> D::Bytes {
@@ -158,7 +173,7 @@ const FP4: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0
 
 impl Codes for Fp4 {
     const BITS: u32 = 4;
-    const WIDE: bool = false;
+    const MOST: u8 = FP4[7];
     const AFFINE: bool = false;
     #[inline(always)]
     fn plane<D: Dots>(d: D, raw: D::Bytes, plane: usize) -> D::Bytes {

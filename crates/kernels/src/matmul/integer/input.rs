@@ -91,8 +91,12 @@ fn first_tile(unit: Unit, tile_rows: usize) -> usize {
 ///
 /// If only some fours of each row have high digits, these come after one another, and behind them where the codes lie that they
 /// meet, in bytes of a panel's group.
+///
+/// Numbers that are not taken apart ([`Dots::WORDS`]) lie there as two digits would: those for the even codes of a four first.
 #[derive(Clone, Copy)]
 pub(super) struct Block {
+    /// Whether numbers are not taken apart.
+    pub(super) words: bool,
     /// Fours of a row that have high digits, if not all have.
     pub(super) large: Option<usize>,
     /// Where the fours' places begin.
@@ -109,12 +113,13 @@ pub(super) struct Block {
 
 impl Block {
     #[inline(always)]
-    fn new(group: usize, rows: usize, mixed: bool) -> Block {
+    fn new(group: usize, rows: usize, mixed: bool, words: bool) -> Block {
+        let mixed = mixed && !words;
         let large = mixed.then_some(group / 4 / mixed::ONE_OF);
         let places = large.unwrap_or(group / 4) * rows;
         let low = if mixed { 2 * places } else { places };
         let scales = low + group / 4 * rows;
-        Block { large, places, low, scales, sums: scales + rows, len: scales + 2 * rows }
+        Block { words, large, places, low, scales, sums: scales + rows, len: scales + 2 * rows }
     }
 }
 
@@ -157,7 +162,7 @@ pub(super) fn rows(way: Way, cpu: &Cpu, job: &Job<'_>, then: impl FnOnce(Rows<'_
 /// Quantizes the rows of a product with many and passes them on.
 pub(super) fn tiles(way: Way, cpu: &Cpu, job: &Job<'_>, work: &Work<'_>, then: impl FnOnce(Tiles<'_>)) {
     let (cols, tile_rows) = (job.view.cols, way.kernel.tile_rows());
-    let block = Block::new(way.form.group, tile_rows, way.mixed);
+    let block = Block::new(way.form.group, tile_rows, way.mixed, way.form.is_wide() && way.kernel.words());
     let (groups, group) = (job.view.groups, way.form.group);
     let stride = groups * block.len;
     let count = work.rows / tile_rows + work.units;
@@ -316,6 +321,9 @@ impl Target for Tile<'_> {
             }
             (block[at.scales + i], block[at.sums + i]) = (rounded.scale, rounded.sum);
         }
+        if at.words {
+            digits = words::<GROUP>(digits);
+        }
         for (digits, block) in digits.iter().zip(block.chunks_exact_mut(at.places)) {
             for (quad, block) in block.chunks_exact_mut(D::TILE_ROWS).enumerate() {
                 for (digits, out) in digits.iter().zip(block) {
@@ -324,6 +332,19 @@ impl Target for Tile<'_> {
             }
         }
     }
+}
+
+/// From high and low digits of fours of numbers the numbers, two of each four: those at even places, then those at odd ones.
+#[inline(always)]
+fn words<const GROUP: usize>([high, low]: [[[u8; GROUP]; MOST_ROWS]; 2]) -> [[[u8; GROUP]; MOST_ROWS]; 2] {
+    let mut words = [high, low];
+    for row in 0..MOST_ROWS {
+        for i in 0..GROUP {
+            let number = (i16::from(high[row][i] as i8) << 8).wrapping_add(i16::from(low[row][i] as i8)).to_le_bytes();
+            words[i % 2][row][i / 4 * 4 + i % 4 / 2 * 2..][..2].copy_from_slice(&number);
+        }
+    }
+    words
 }
 
 /// A group of a row as integers.

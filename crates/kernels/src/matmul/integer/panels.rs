@@ -13,11 +13,9 @@ use std::marker::PhantomData;
 use super::codes::{Codes, CodesOp, Scales};
 use super::input::Tiles;
 use super::{Kernel, Task};
-use crate::dots::{BYTES, Dots, DotsOp, LANES};
+use crate::dots::{BYTES, Dots, DotsOp, LANES, QUAD, WIDTH, short_run};
 use crate::scratch;
 
-/// Columns of a panel: of the widest register tile, which has two vectors.
-pub(super) const WIDTH: usize = 2 * LANES;
 /// Most panels of a strip.
 const PANELS: usize = 4;
 /// Columns of the widest strip.
@@ -26,12 +24,8 @@ pub(super) const STRIP: usize = PANELS * WIDTH;
 pub(super) const MANY_ROWS: usize = 64;
 /// Most codes of a weight row in a panel: a strip stays in the second cache, which delivers codes as fast as they are used.
 const DEPTH: usize = 2048;
-/// Bytes of a panel that four codes of each lane take.
-pub(super) const QUAD: usize = 4 * WIDTH;
 /// Most input rows of a register tile: lists of rows are filled up to it.
 pub(super) const MOST_ROWS: usize = 8;
-/// Steps of four codes that are taken without looking for the end of the group.
-const QUADS: usize = 4;
 
 /// Computes a tile.
 pub(super) fn multiply(kernel: Kernel, task: Task<'_, Tiles<'_>>) {
@@ -57,7 +51,7 @@ pub(super) fn multiply(kernel: Kernel, task: Task<'_, Tiles<'_>>) {
                     for first in (0..all.max(1)).step_by(depth) {
                         let part = Part { task, panels, cols, depth, groups: (first, all.min(first + depth)) };
                         kernel.run(Unpack::<C, GROUP> { part, codes, scales, form: PhantomData });
-                        kernel.run(Multiply { part, group: GROUP, wide: C::WIDE, codes, scales, sums });
+                        kernel.run(Multiply { part, group: GROUP, most: C::MOST, codes, scales, sums });
                     }
                 }
             });
@@ -218,14 +212,18 @@ impl<C: Codes, const GROUP: usize> Unpack<'_, C, GROUP> {
         let view = &self.part.task.job.view;
         let (kind, count) = (view.scale_type(), view.groups - first);
         let offset = first * kind.size();
+        let (mut scales_at, mut biases_at, mut left) = ([std::ptr::null(); LANES], [std::ptr::null(); LANES], 0);
+        for lane in 0..LANES {
+            let row = view.scale_row(rows[lane]);
+            (scales_at[lane], biases_at[lane]) = (row.0.wrapping_add(offset), row.1.wrapping_add(offset));
+            left = row.2 - offset;
+        }
+        let at = Scales { kind, scales: &scales_at, biases: &biases_at, left };
+        // SAFETY: the rows have these groups.
+        let [scale, bias] = unsafe { C::scales(d, &at, view.multiplier(), count) };
         let (mut scales, mut biases) = ([d.no_bytes(); LANES], [d.no_bytes(); LANES]);
         for lane in 0..LANES {
-            let (scales_row, biases_row, left) = view.scale_row(rows[lane]);
-            let (scales_at, biases_at) = (scales_row.wrapping_add(offset), biases_row.wrapping_add(offset));
-            let at = Scales { kind, scales: scales_at, biases: biases_at, left: left - offset };
-            // SAFETY: the row has these groups.
-            let (scale, bias) = unsafe { C::scales(d, &at, view.multiplier(), count) };
-            (scales[lane], biases[lane]) = (d.bits(scale), d.bits(bias));
+            (scales[lane], biases[lane]) = (d.bits(scale[lane]), d.bits(bias[lane]));
         }
         let (scales, biases) = (d.transpose(scales), d.transpose(biases));
         let (panel, lane) = (lanes * LANES / WIDTH, lanes * LANES % WIDTH);
@@ -247,8 +245,8 @@ struct Multiply<'a> {
     part: Part<'a>,
     /// Codes of a group.
     group: usize,
-    /// As [`Codes::WIDE`].
-    wide: bool,
+    /// As [`Codes::MOST`].
+    most: u8,
     codes: &'a [f32],
     scales: &'a [f32],
     /// For each tile of input rows, and for each panel, the sums of the parts before: of each row the panel's lanes.
@@ -281,19 +279,33 @@ impl Multiply<'_> {
     #[inline(always)]
     fn row_of_tiles<D: Dots, const M: usize>(&mut self, d: D, at: usize, count: usize) {
         let columns = (self.part.cols.1 - self.part.cols.0).next_multiple_of(WIDTH);
+        let run = short_run(self.most);
         for column in (0..columns).step_by(LANES * D::TILE_VECTORS) {
-            match (D::TILE_VECTORS, self.wide) {
-                (2, false) => self.tile::<D, M, 2, false>(d, at, count, column),
-                (2, true) => self.tile::<D, M, 2, true>(d, at, count, column),
-                (_, false) => self.tile::<D, M, 1, false>(d, at, count, column),
-                (_, true) => self.tile::<D, M, 1, true>(d, at, count, column),
+            // Conditions on constants keep tiles that an implementation does not have from being compiled.
+            if const { D::TILE_VECTORS == 2 } {
+                match run {
+                    0 => self.tile::<D, M, 2, 0>(d, at, count, column),
+                    _ => self.tile::<D, M, 2, 4>(d, at, count, column),
+                }
+            } else if const { D::SHORT_RUNS } {
+                match run {
+                    0 => self.tile::<D, M, 1, 0>(d, at, count, column),
+                    2 => self.tile::<D, M, 1, 2>(d, at, count, column),
+                    4 => self.tile::<D, M, 1, 4>(d, at, count, column),
+                    _ => self.tile::<D, M, 1, 8>(d, at, count, column),
+                }
+            } else {
+                match run {
+                    0 => self.tile::<D, M, 1, 0>(d, at, count, column),
+                    _ => self.tile::<D, M, 1, 4>(d, at, count, column),
+                }
             }
         }
     }
 
     /// `count` of `M` input rows with `V` vectors of columns.
     #[inline(always)]
-    fn tile<D: Dots, const M: usize, const V: usize, const WIDE: bool>(
+    fn tile<D: Dots, const M: usize, const V: usize, const RUN: usize>(
         &mut self,
         d: D,
         at: usize,
@@ -329,18 +341,15 @@ impl Multiply<'_> {
             // SAFETY: the panel has the codes of its groups, and the tile of the input their blocks.
             unsafe {
                 let mut ints = [[d.no_ints(); V]; M];
-                if let Some(large) = block.large {
-                    Self::large::<D, M, V, WIDE>(d, codes, (x.cast(), x.add(block.places).cast(), large), &mut ints);
-                } else {
-                    Self::dots::<D, M, V, WIDE>(d, (codes, self.group), x.cast(), &mut ints);
-                }
-                // The high digits' sums are worth 256 times the low ones'.
-                for i in 0..M {
-                    for v in 0..V {
-                        ints[i][v] = d.times_256(ints[i][v]);
+                let quads = self.group / 4;
+                match block.large {
+                    Some(fours) => {
+                        let high = (x.cast(), x.add(block.places).cast());
+                        d.fours::<M, V, RUN>(&mut ints, codes, high, fours);
                     }
+                    None => d.quads::<M, V, RUN, true>(&mut ints, codes, x.cast(), quads),
                 }
-                Self::dots::<D, M, V, WIDE>(d, (codes, self.group), x.add(block.low).cast(), &mut ints);
+                d.quads::<M, V, RUN, false>(&mut ints, codes, x.add(block.low).cast(), quads);
                 let (x_scales, x_sums) = (x.add(block.scales), x.add(block.sums));
                 for v in 0..V {
                     let lane = lane + v * LANES;
@@ -367,69 +376,6 @@ impl Multiply<'_> {
                 after[..V * LANES].copy_from_slice(&sums[..V * LANES]);
             }
         }
-    }
-
-    /// Adds the products of a group's codes with the digits of each input row.
-    ///
-    /// # Safety
-    /// The codes are those of a group of that many, and the input rows have as many digits there.
-    #[inline(always)]
-    unsafe fn dots<D: Dots, const M: usize, const V: usize, const WIDE: bool>(
-        d: D,
-        (mut codes, group): (*const u8, usize),
-        mut digits: *const i8,
-        ints: &mut [[D::Ints; V]; M],
-    ) {
-        // A copy, so that it stays in registers, which memory behind a reference does not.
-        let mut tile = *ints;
-        for _ in 0..group / (4 * QUADS) {
-            for quad in 0..QUADS {
-                // SAFETY: the quad is one of the group's.
-                unsafe {
-                    let mut weights = [d.no_bytes(); V];
-                    for v in 0..V {
-                        weights[v] = d.load(codes.add(quad * QUAD + v * 4 * LANES), BYTES);
-                    }
-                    for i in 0..M {
-                        let digits = d.quad(digits.add(4 * (quad * D::TILE_ROWS + i)));
-                        for v in 0..V {
-                            tile[i][v] = d.dot::<WIDE>(tile[i][v], weights[v], digits);
-                        }
-                    }
-                }
-            }
-            codes = codes.wrapping_add(QUADS * QUAD);
-            digits = digits.wrapping_add(4 * QUADS * D::TILE_ROWS);
-        }
-        *ints = tile;
-    }
-
-    /// Adds the products of those fours of each input row that have high digits: of `count` a row, the digits and where in the
-    /// group the codes lie.
-    ///
-    /// # Safety
-    /// The places lie in the group of `codes`.
-    #[inline(always)]
-    unsafe fn large<D: Dots, const M: usize, const V: usize, const WIDE: bool>(
-        d: D,
-        codes: *const u8,
-        (digits, places, count): (*const i8, *const u32, usize),
-        ints: &mut [[D::Ints; V]; M],
-    ) {
-        let mut tile = *ints;
-        for four in 0..count {
-            for i in 0..M {
-                // SAFETY: passed on; a block has `count` lists of as many fours as a tile has rows.
-                unsafe {
-                    let at = four * D::TILE_ROWS + i;
-                    let (codes, digits) = (codes.add(*places.add(at) as usize), d.quad(digits.add(4 * at)));
-                    for v in 0..V {
-                        tile[i][v] = d.dot::<WIDE>(tile[i][v], d.load(codes.add(v * 4 * LANES), BYTES), digits);
-                    }
-                }
-            }
-        }
-        *ints = tile;
     }
 
     /// Where the element of a column of the strip goes, of the row at a position of the unit.

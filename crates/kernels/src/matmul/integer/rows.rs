@@ -202,37 +202,15 @@ impl<C: Codes, const GROUP: usize> Multiply<'_, C, GROUP> {
         let mut vector = 0;
         loop {
             for vector in vector..until {
-                let (first, hold) = (vector * C::CODES / GROUP, const { M <= D::HELD_ROWS });
-                let mut planes = [[d.no_bytes(); MOST_PLANES]; R];
-                let mut held = [[[d.no_bytes(); MOST_PLANES]; 2]; M];
-                if hold {
-                    for m in 0..M {
-                        // SAFETY: the digits of the input are filled up to whole vectors with zeros.
-                        held[m] = unsafe { Self::digits(d, digits[m], vector) };
-                    }
+                let codes = codes.map(|codes| codes.wrapping_add(vector * size));
+                for codes in codes {
+                    d.prefetch(codes.wrapping_add(self.ahead));
                 }
-                for r in 0..R {
-                    let from = codes[r].wrapping_add(vector * size);
-                    // SAFETY: so many whole vectors are readable.
-                    let raw = unsafe { C::load(d, from, BYTES) };
-                    d.prefetch(from.wrapping_add(self.ahead));
-                    for plane in 0..C::PLANES {
-                        planes[r][plane] = C::plane(d, raw, plane);
-                    }
-                    if hold {
-                        for m in 0..M {
-                            let [ints] = Self::dot(d, &[planes[r]], &held[m]);
-                            tile[r][m] = d.fma(d.convert(ints), Self::spread(d, &scales[r][m], first), tile[r][m]);
-                        }
-                    }
-                }
-                if !hold {
-                    for m in 0..M {
-                        // SAFETY: as above.
-                        let ints = Self::dot(d, &planes, &unsafe { Self::digits(d, digits[m], vector) });
-                        for r in 0..R {
-                            tile[r][m] = d.fma(d.convert(ints[r]), Self::spread(d, &scales[r][m], first), tile[r][m]);
-                        }
+                // SAFETY: so many whole vectors are readable, and the input's digits are filled up to whole vectors with zeros.
+                unsafe {
+                    Self::part::<D, R, M, 0>(d, &codes, &digits, vector, &scales, &mut tile);
+                    if const { D::PARTS > 1 } {
+                        Self::part::<D, R, M, 1>(d, &codes, &digits, vector, &scales, &mut tile);
                     }
                 }
             }
@@ -254,6 +232,54 @@ impl<C: Codes, const GROUP: usize> Multiply<'_, C, GROUP> {
         *sums = tile;
     }
 
+    /// Adds the products of a part of a vector of each of some weight rows.
+    ///
+    /// # Safety
+    /// The weight rows' vectors are readable, and of the digits of the input rows those that they meet.
+    #[inline(always)]
+    unsafe fn part<D: Dots, const R: usize, const M: usize, const PART: usize>(
+        d: D,
+        codes: &[*const u8; R],
+        digits: &[*const i8; M],
+        vector: usize,
+        scales: &[[D::Floats; M]; R],
+        tile: &mut [[D::Floats; M]; R],
+    ) {
+        let (first, hold) = (vector * C::CODES / GROUP, const { M <= D::HELD_ROWS });
+        let mut planes = [[d.no_bytes(); MOST_PLANES]; R];
+        let mut held = [[[d.no_bytes(); MOST_PLANES]; 2]; M];
+        if hold {
+            for m in 0..M {
+                // SAFETY: passed on.
+                held[m] = unsafe { Self::digits(d, digits[m], vector) };
+            }
+        }
+        for r in 0..R {
+            // SAFETY: passed on.
+            let raw = unsafe { C::load(d, codes[r], BYTES) };
+            for plane in 0..C::PLANES {
+                planes[r][plane] = C::plane(d, raw, plane);
+            }
+            if hold {
+                for m in 0..M {
+                    let [ints] = Self::dot(d, &[planes[r]], &held[m]);
+                    let sum = d.fma(d.convert(ints), Self::spread(d, &scales[r][m], first), tile[r][m]);
+                    tile[r][m] = d.part::<PART>(tile[r][m], sum);
+                }
+            }
+        }
+        if !hold {
+            for m in 0..M {
+                // SAFETY: passed on.
+                let ints = Self::dot(d, &planes, &unsafe { Self::digits(d, digits[m], vector) });
+                for r in 0..R {
+                    let sum = d.fma(d.convert(ints[r]), Self::spread(d, &scales[r][m], first), tile[r][m]);
+                    tile[r][m] = d.part::<PART>(tile[r][m], sum);
+                }
+            }
+        }
+    }
+
     /// What the integer sums of `count` groups are multiplied with, from `first` on; adds the terms of their biases.
     ///
     /// # Safety
@@ -268,19 +294,18 @@ impl<C: Codes, const GROUP: usize> Multiply<'_, C, GROUP> {
         tile: &mut [[D::Floats; M]; R],
     ) -> [[D::Floats; M]; R] {
         let view = &self.task.job.view;
+        let at = Scales { kind: view.scale_type(), scales: &lines.scales, biases: &lines.biases, left: lines.left.1 };
+        // SAFETY: passed on.
+        let [scale, bias] = unsafe { C::scales(d, &at, view.multiplier(), count) };
         let mut scales = [[d.no_floats(); M]; R];
         for r in 0..R {
             d.prefetch(lines.scales[r].wrapping_add(SCALES_AHEAD));
             d.prefetch(lines.biases[r].wrapping_add(SCALES_AHEAD));
-            let (kind, left) = (view.scale_type(), lines.left.1);
-            let at = Scales { kind, scales: lines.scales[r], biases: lines.biases[r], left };
-            // SAFETY: passed on; the lists of the input are filled up to whole lanes.
-            unsafe {
-                let (scale, bias) = C::scales(d, &at, view.multiplier(), count);
-                for m in 0..M {
-                    scales[r][m] = d.mul(scale, d.floats(x[m].scales.add(first)));
-                    tile[r][m] = d.fma(bias, d.floats(x[m].sums.add(first)), tile[r][m]);
-                }
+            for m in 0..M {
+                // SAFETY: the lists of the input are filled up to whole lanes.
+                let (x_scales, x_sums) = unsafe { (d.floats(x[m].scales.add(first)), d.floats(x[m].sums.add(first))) };
+                scales[r][m] = d.mul(scale[r], x_scales);
+                tile[r][m] = d.fma(bias[r], x_sums, tile[r][m]);
             }
         }
         scales

@@ -215,6 +215,35 @@ fn extreme_codes_and_digits_are_multiplied_exactly() {
 }
 
 #[test]
+fn the_largest_codes_and_digits_fit_into_sums() {
+    let mut random = Random::new(7);
+    let cpu = Cpu::new(Isa::best(), 1);
+    for form in forms() {
+        let (cols, n, m) = (5 * form.0.group, 33, 9);
+        let mut owned = Owned::new(form, n, cols, 1, &mut random);
+        // All codes are the largest; of E2M1 numbers that is 6.
+        owned.parts[0].fill(if form.0.mode == QuantMode::Affine { 0xff } else { 0x77 });
+        let w = owned.matrix();
+        for (other, sign) in [(32_639.0, 1.0), (32_384.0, 1.0), (32_639.0, -1.0), (32_384.0, -1.0)] {
+            // Digits 127 and 127, or 127 and -128, or their negatives as far as they go,, of all but the first number of a group.
+            let group = |i: usize| if i.is_multiple_of(form.0.group) { sign } else { sign * other / 32_639.0 };
+            let x: Vec<f32> = (0..m * cols).map(group).collect();
+            let product = |kernel, mixed, rows: usize| {
+                let mut out = vec![f32::NAN; rows * n];
+                matmul_by(way(kernel, &w, mixed), &cpu, &x[..rows * cols], &w, None, &mut out);
+                bits(&out)
+            };
+            for (mixed, rows) in [(false, 1), (false, 3), (false, m), (true, m)] {
+                let want = product(Kernel::Stand, mixed, rows);
+                for kernel in kernels() {
+                    assert_eq!(product(kernel, mixed, rows), want, "{form:?} {kernel:?} {rows} rows, mixed: {mixed}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn tasks_share_a_large_product() {
     let mut random = Random::new(3);
     let form = (QuantFormat { mode: QuantMode::Affine, bits: 4, group: 64 }, Float::Bf16);

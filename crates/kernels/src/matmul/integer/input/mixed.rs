@@ -6,8 +6,7 @@
 #![allow(clippy::needless_range_loop, reason = "lanes of several lists at once become vectors")]
 
 use super::{Block, MOST, MOST_ROWS, TINY, Target};
-use crate::dots::{BYTES, Dots, LANES};
-use crate::matmul::integer::panels::QUAD;
+use crate::dots::{BYTES, Dots, LANES, QUAD};
 
 /// Fours of the largest group.
 const MOST_FOURS: usize = 128 / 4;
@@ -38,14 +37,16 @@ impl Target for Tile<'_> {
         let mut columns = [[0.0; LANES]; GROUP];
         self.columns(d, g, &mut columns);
         let steps = Steps::of::<GROUP, PLANES>(&columns);
+        if self.block.words {
+            return self.words::<D, GROUP, PLANES>(g, &columns, &steps);
+        }
         let (at, rows, mut sums) = (self.block, D::TILE_ROWS, [0i32; LANES]);
         let line = &mut self.line[g * at.len..];
         for four in 0..GROUP / 4 {
             let (mut low, mut high) = ([0u32; LANES], [0u32; LANES]);
             for (byte, column) in members::<GROUP, PLANES>(four).into_iter().enumerate() {
                 for l in 0..LANES {
-                    // Adding 1.5 * 2^23 rounds to nearest and leaves the integer in the low bits.
-                    let int = (columns[column][l] * steps.inverse[l] + 12_582_912.0).to_bits() & 0xffff;
+                    let int = steps.round(columns[column][l], l);
                     sums[l] += i32::from(int as i16);
                     low[l] |= (int & 0xff) << (8 * byte);
                     high[l] |= ((int + 128) >> 8 & 0xff) << (8 * byte);
@@ -94,6 +95,44 @@ impl Tile<'_> {
     }
 }
 
+impl Tile<'_> {
+    /// Writes the groups from `g` on as numbers that are not taken apart: small ones have one digit's precision all the same.
+    #[inline(always)]
+    fn words<D: Dots, const GROUP: usize, const PLANES: usize>(
+        &mut self,
+        g: usize,
+        columns: &[[f32; LANES]; GROUP],
+        steps: &Steps,
+    ) {
+        let (at, rows, mut sums) = (self.block, D::TILE_ROWS, [0i32; LANES]);
+        let line = &mut self.line[g * at.len..];
+        for four in 0..GROUP / 4 {
+            // Those for even codes, then those for odd ones.
+            let mut words = [[0u32; LANES]; 2];
+            for (i, column) in members::<GROUP, PLANES>(four).into_iter().enumerate() {
+                for l in 0..LANES {
+                    let int = steps.round(columns[column][l], l);
+                    sums[l] += i32::from(int as i16);
+                    words[i % 2][l] |= int << (i / 2 * 16);
+                }
+            }
+            for (words, from) in words.iter().zip([0, at.low]) {
+                for (block, words) in line.chunks_exact_mut(at.len).zip(words.chunks_exact(rows)) {
+                    for (out, words) in block[from + four * rows..][..rows].iter_mut().zip(words) {
+                        *out = f32::from_bits(*words);
+                    }
+                }
+            }
+        }
+        for (block, lane) in line.chunks_exact_mut(at.len).zip((0..LANES).step_by(rows)) {
+            for i in 0..rows {
+                let (scale, sum) = (steps.scale[lane + i], sums[lane + i]);
+                (block[at.scales + i], block[at.sums + i]) = (scale, scale * sum as f32);
+            }
+        }
+    }
+}
+
 /// The numbers of a group that are its `four`-th in the order of panels, plane after plane.
 #[inline(always)]
 fn members<const GROUP: usize, const PLANES: usize>(four: usize) -> [usize; 4] {
@@ -111,6 +150,13 @@ struct Steps {
 }
 
 impl Steps {
+    /// The 16 bits of a number of the lane `l` as an integer.
+    #[inline(always)]
+    fn round(&self, x: f32, l: usize) -> u32 {
+        // Adding 1.5 * 2^23 rounds to nearest and leaves the integer in the low bits.
+        (x * self.inverse[l] + 12_582_912.0).to_bits() & 0xffff
+    }
+
     #[inline(always)]
     fn of<const GROUP: usize, const PLANES: usize>(columns: &[[f32; LANES]; GROUP]) -> Steps {
         let large = const { GROUP / 4 / ONE_OF };
