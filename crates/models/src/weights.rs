@@ -243,6 +243,10 @@ fn distance(a: &str, b: &str) -> usize {
     a.len().max(b.len()) - front - back
 }
 
+/// Layers at each end of a model that are not rounded further than it is elsewhere. With one the likeliest tokens of SmolLM2 were
+/// the same at 98.9 to 99.4 % of positions, by the instruction set; with two at 99.4 %, and the perplexity was nearer by far.
+const OUTER: usize = 2;
+
 /// A place in a checkpoint from which modules take their tensors.
 pub struct Scope<'a> {
     weights: &'a Weights,
@@ -263,11 +267,11 @@ impl<'a> Scope<'a> {
         Scope { weights: self.weights, path, feed_forward: self.feed_forward }
     }
 
-    /// The scope of one of `count` layers. The first one and the last tell most on predictions, so that nothing in them is rounded
+    /// The scope of one of `count` layers. The first ones and the last tell most on predictions, so that nothing in them is rounded
     /// further than elsewhere.
     pub(crate) fn layer(&self, index: usize, count: usize) -> Scope<'a> {
         let own = self.at(index);
-        let outer = index == 0 || index + 1 == count;
+        let outer = index < OUTER || index + OUTER >= count;
         Scope { feed_forward: if outer { self.weights.precision } else { own.feed_forward }, ..own }
     }
 
