@@ -93,9 +93,7 @@ impl Tile<'_> {
             }
         }
     }
-}
 
-impl Tile<'_> {
     /// Writes the groups from `g` on as numbers that are not taken apart: small ones have one digit's precision all the same.
     #[inline(always)]
     fn words<D: Dots, const GROUP: usize, const PLANES: usize>(
